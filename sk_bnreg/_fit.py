@@ -1,0 +1,275 @@
+"""fit_stack: fit many estimators at once, each as if it had been fitted alone."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.exceptions import FitFailedWarning
+from skorch.callbacks import Callback
+
+from sk_bnreg._net import EpochHook, Rows, StackData, StackedNet, Table
+from sk_bnreg._optim import SOLVERS, Member
+from sk_bnreg._stack import StackedLoss, StackedMLP
+
+
+class Structure(NamedTuple):
+    """What members must have in common to share a stack."""
+
+    n_features: int
+    hidden_layer_sizes: tuple[int, ...]
+    n_outputs: int
+    activation: str
+    batch_norm: bool
+    batch_norm_eps: float
+    loss: str
+    solver: str
+    constants: tuple[tuple[str, float], ...]
+    dtype: torch.dtype
+    device: str
+    batch_size: int
+    n_batches: int
+
+
+@dataclass
+class Task:
+    """One estimator's checked data and settings, ready to be trained.
+
+    Attributes
+    ----------
+    train, valid, monitor : Rows
+        Rows to train on, to stop early on and to report on.
+    net : StackedNet or None
+        The net to go on with (warm start); None starts a new one.
+    epochs : int or None
+        Epochs at a constant learning rate (`partial_fit`) instead of the schedule.
+    callbacks : list
+        skorch callbacks that stay with the net.
+    hooks : list
+        skorch callbacks for this training alone.
+    """
+
+    estimator: Any
+    structure: Structure
+    members: list[Member]
+    train: Rows
+    valid: Rows | None = None
+    monitor: Rows | None = None
+    net: StackedNet | None = None
+    epochs: int | None = None
+    callbacks: list[Any] = field(default_factory=list)
+    hooks: list[Callback] = field(default_factory=list)
+    verbose: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether the estimator needs a stack of its own."""
+        return bool(self.callbacks or self.hooks or self.verbose or self.net)
+
+
+def fit_stack(
+    estimators: Sequence[Any],
+    X: Any,
+    y: Any,
+    *,
+    rows: Sequence[Any] | None = None,
+    sample_weight: Any = None,
+    monitor_rows: Sequence[Any] | None = None,
+    stack_size: int | None = None,
+    on_epoch_end: Callable[[int, Any], Sequence[int] | None] | None = None,
+) -> Sequence[Any]:
+    """Fit many estimators at once, in stacks of equal structure.
+
+    Afterwards each estimator is what its own ``fit(X[rows], y[rows])`` would have made
+    of it, to rounding. The estimators may differ in everything; those that agree in
+    layer sizes, activation, batch_norm, batch size, batches per epoch, solver, loss,
+    dtype and device are trained in one batched program.
+
+    Parameters
+    ----------
+    estimators : sequence of BNMLPClassifier or BNMLPRegressor
+        Fitted in place.
+    X : {array-like, sparse matrix} of shape (n_samples, n_features), or list of them
+        One table for all, or a list of one per estimator. A table given several times
+        is held once.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs), or list of them
+        A list of arrays is one per estimator when `X` is a list.
+    rows : sequence of array-like of int, or None
+        The rows that each estimator trains on, early-stopping fraction included.
+    sample_weight : array-like of shape (n_samples,), list of them, or None
+        A list when `X` is one.
+    monitor_rows : sequence of array-like of int, or None
+        Rows on which each estimator is scored after every epoch for `on_epoch_end`.
+        They have no influence on the weights, nor on which epoch is kept.
+    stack_size : int or None
+        The most members (networks) in a stack; None chooses by what is fastest on a CPU.
+    on_epoch_end : callable or None
+        ``on_epoch_end(epoch, scores)`` after every epoch of a stack; `scores` has one
+        entry per estimator, minus its mean loss on its monitor rows, nan for those that
+        are not training now. It may return the indices of estimators to stop.
+
+    Returns
+    -------
+    list of estimators
+
+    Raises
+    ------
+    ValueError
+        If the data or a parameter is not valid, or if the training of every estimator
+        diverged. If only some diverged, a `FitFailedWarning` names them and they stay
+        unfitted.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_bnreg import BNMLPClassifier, fit_stack
+    >>> X, y = load_iris(return_X_y=True)
+    >>> nets = [BNMLPClassifier(l2=l2, random_state=0) for l2 in (0.01, 0.1, 1.0)]
+    >>> [bool(net.score(X, y) > 0.9) for net in fit_stack(nets, X, y)]
+    [True, True, True]
+    """
+    n = len(estimators)
+    several = isinstance(X, list | tuple) and len(X) == n and all(np.ndim(table) == 2 or hasattr(table, "shape") for table in X)
+    tables: dict[tuple[int, str], Table] = {}
+    tasks = []
+    for i, estimator in enumerate(estimators):
+        X_i, y_i, weight = (X[i], y[i], None if sample_weight is None else sample_weight[i]) if several else (X, y, sample_weight)
+        key = (id(X_i), estimator.dtype)
+        task = estimator._make_task(
+            X_i,
+            y_i,
+            weight,
+            rows=None if rows is None else np.asarray(rows[i]),
+            monitor_rows=None if monitor_rows is None else np.asarray(monitor_rows[i]),
+            table=tables.get(key),
+        )
+        tables[key] = task.train.table
+        tasks.append(task)
+
+    def hook(part: list[int]) -> Callable[[int, dict[int, float]], set[int]] | None:
+        if on_epoch_end is None:
+            return None
+
+        def call(epoch: int, losses: dict[int, float]) -> set[int]:
+            scores = np.full(n, np.nan)
+            for task, loss in losses.items():
+                scores[part[task]] = -loss
+            return {part.index(i) for i in on_epoch_end(epoch, scores) or () if i in part}
+
+        return call
+
+    diverged = []
+    for part in plan(tasks, stack_size):
+        diverged += [part[i] for i in train([tasks[i] for i in part], hook(part))]
+    if len(diverged) == n:
+        raise ValueError(DIVERGED)
+    if diverged:
+        warnings.warn(f"Estimators {sorted(diverged)} of {n} are not fitted. {DIVERGED}", FitFailedWarning, stacklevel=2)
+    return estimators
+
+
+DIVERGED = (
+    "The training diverged: parameters or loss became infinite or nan. "
+    "Scale X (StandardScaler) or lower learning_rate_init or l2."
+)
+
+
+def plan(tasks: Sequence[Task], stack_size: int | None = None) -> list[list[int]]:
+    """Divide tasks into stacks: equal structure, at most `stack_size` members."""
+    groups: dict[Any, list[int]] = {}
+    for i, task in enumerate(tasks):
+        groups.setdefault((task.structure, i if task.alone else -1), []).append(i)
+    parts = []
+    for (structure, _), group in groups.items():
+        size = stack_size or best_stack_size(structure, max(len(tasks[i].train.index) for i in group))
+        part: list[int] = []
+        n_members = 0
+        for i in group:
+            if part and n_members + len(tasks[i].members) > size:
+                parts.append(part)
+                part, n_members = [], 0
+            part.append(i)
+            n_members += len(tasks[i].members)
+        parts.append(part)
+    return parts
+
+
+def best_stack_size(structure: Structure, n_rows: int) -> int:
+    """Return how many members to train together on a CPU."""
+    return 16
+
+
+def train(tasks: Sequence[Task], on_epoch_end: Callable[[int, dict[int, float]], set[int]] | None = None) -> list[int]:
+    """Train the tasks' members as one stack and hand each estimator its net; return the tasks that diverged."""
+    owner = [t for t, task in enumerate(tasks) for _ in task.members]
+    members = [member for task in tasks for member in task.members]
+    if tasks[0].net is None:
+        net = make_net(tasks[0], members)
+    else:
+        net = tasks[0].net.resume(members, tasks[0].structure.batch_size, keep_solver=tasks[0].epochs is not None)
+    hooks = [(type(hook).__name__, hook) for hook in tasks[0].hooks]
+    net.callbacks_ += hooks
+
+    def stop(epoch: int, members: list[int], losses: list[float]) -> list[int]:
+        of_task: dict[int, list[float]] = {}
+        for i, m in enumerate(members):
+            of_task.setdefault(owner[m], []).append(losses[i] if losses else float("nan"))
+        stopped = on_epoch_end(epoch, {t: float(np.mean(values)) for t, values in of_task.items()})
+        return [m for m in members if owner[m] in stopped]
+
+    hook: EpochHook | None = None if on_epoch_end is None else stop
+    try:
+        net.partial_fit(
+            _stack_rows([task.train for task in tasks for _ in task.members]),
+            valid=_stack_rows([task.valid for task in tasks for _ in task.members]),
+            monitor=_stack_rows([task.monitor for task in tasks for _ in task.members]),
+            epochs=None if tasks[0].epochs is None else [tasks[0].epochs] * len(owner),
+            on_epoch_end=hook,
+        )
+    finally:
+        net.callbacks_ = [entry for entry in net.callbacks_ if entry not in hooks]
+    diverged = []
+    for t, task in enumerate(tasks):
+        members = [m for m, of in enumerate(owner) if of == t]
+        if any(net.records_[m].diverged for m in members):
+            diverged.append(t)
+        else:
+            task.estimator._adopt(net.select(members), task)
+    return diverged
+
+
+def make_net(task: Task, members: list[Member]) -> StackedNet:
+    """Build the net of a stack whose members share the task's structure."""
+    s = task.structure
+    net = StackedNet(
+        StackedMLP,
+        StackedLoss,
+        members=members,
+        optimizer=SOLVERS[s.solver],
+        batch_size=s.batch_size,
+        device=s.device,
+        verbose=int(task.verbose),
+        callbacks=task.callbacks or None,
+        module__n_members=len(members),
+        module__n_features=s.n_features,
+        module__hidden_layer_sizes=s.hidden_layer_sizes,
+        module__n_outputs=s.n_outputs,
+        module__activation=s.activation,
+        module__batch_norm=s.batch_norm,
+        module__batch_norm_eps=s.batch_norm_eps,
+        module__dtype=s.dtype,
+        criterion__kind=s.loss,
+        **{f"optimizer__{name}": value for name, value in s.constants},
+    )
+    return net.initialize()
+
+
+def _stack_rows(parts: Sequence[Rows | None]) -> StackData | None:
+    """Stack rows of each member; members without any get none."""
+    given = [part for part in parts if part is not None]
+    if not given:
+        return None
+    empty = Rows(given[0].table, given[0].index[:0], given[0].target[:0], None)
+    return StackData.stack([empty if part is None else part for part in parts])

@@ -1,0 +1,383 @@
+"""Many MLPs of one structure as a single torch module, with a hand-derived gradient.
+
+Activations are features-first, ``(M, H, B)``: M members, H units, B rows. Then a layer
+of all members is one `torch.bmm`, and batch norm of all members is one call of torch's
+own kernel on the view ``(1, M*H, B)``.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sk_bnreg._roles import ROLES
+
+aten = torch.ops.aten
+
+
+class Activation(NamedTuple):
+    """A function z -> a and its chain rule (gradient at a, z, a) -> gradient at z."""
+
+    forward: Callable[[Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+ACTIVATIONS = {
+    "identity": Activation(lambda z: z, lambda g, z, a: g),
+    "logistic": Activation(torch.sigmoid, lambda g, z, a: aten.sigmoid_backward(g, a)),
+    "tanh": Activation(torch.tanh, lambda g, z, a: aten.tanh_backward(g, a)),
+    "relu": Activation(torch.relu, lambda g, z, a: aten.threshold_backward(g, a, 0)),
+    "gelu": Activation(F.gelu, lambda g, z, a: aten.gelu_backward(g, z)),
+    "silu": Activation(F.silu, lambda g, z, a: aten.silu_backward(g, z)),
+}
+
+
+class StackedMLP(nn.Module):
+    """M multilayer perceptrons whose parameters are the rows of one flat tensor.
+
+    The columns of `theta` are grouped by role, in the order of `ROLES`, so that a
+    solver can address a role as one slice (`slices`) and a layer as a view (`blocks`).
+    With batch norm the hidden layers have no bias: beta takes its place.
+
+    Parameters
+    ----------
+    n_members, n_features, n_outputs : int
+        M, D and C.
+    hidden_layer_sizes : sequence of int
+        Units of each hidden layer.
+    activation : str
+        A key of `ACTIVATIONS`.
+    batch_norm : bool
+        Normalise each hidden layer before its activation.
+    batch_norm_eps : float
+        Added to the variance.
+    dtype : torch.dtype
+
+    Shape
+    -----
+    Input ``(M, D, B)``, output ``(M, C, B)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_bnreg._stack import StackedMLP
+    >>> stack = StackedMLP(n_members=3, n_features=4, hidden_layer_sizes=(8,), n_outputs=2)
+    >>> stack(torch.zeros(3, 4, 5)).shape
+    torch.Size([3, 2, 5])
+    """
+
+    def __init__(
+        self,
+        *,
+        n_members: int,
+        n_features: int,
+        hidden_layer_sizes: Sequence[int],
+        n_outputs: int,
+        activation: str = "relu",
+        batch_norm: bool = True,
+        batch_norm_eps: float = 1e-5,
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        self.activation = activation
+        self.batch_norm = batch_norm
+        self.batch_norm_eps = batch_norm_eps
+        hidden = list(hidden_layer_sizes)
+        weights = [(after, before) for before, after in pairwise([n_features, *hidden, n_outputs])]
+        units = [(size,) for size in hidden]
+        self.shapes: dict[str, list[tuple[int, ...]]] = {
+            "hidden_weights": weights[:-1],
+            "output_weights": weights[-1:],
+            "biases": [*([] if batch_norm else units), (n_outputs,)],
+            "gamma": units if batch_norm else [],
+            "beta": units if batch_norm else [],
+        }
+        self.slices: dict[str, slice] = {}
+        stop = 0
+        for role in ROLES:
+            start, stop = stop, stop + sum(prod(shape) for shape in self.shapes[role])
+            self.slices[role] = slice(start, stop)
+        self.theta = nn.Parameter(torch.zeros(n_members, stop, dtype=dtype))
+        n_normalised = sum(hidden) if batch_norm else 0
+        self.register_buffer("running_mean", torch.zeros(n_members, n_normalised, dtype=dtype))
+        # the variance with eps already added, which is what the kernel hands back
+        self.register_buffer("running_var", torch.ones(n_members, n_normalised, dtype=dtype))
+        # training steps taken: the running statistics start as a plain mean over them
+        self.n_steps = 0
+
+    def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
+        """Draw the initial weights of each member as scikit-learn's MLPs do: uniform, Glorot's bound."""
+        gain = 2.0 if self.activation == "logistic" else 6.0
+        layers = self.shapes["hidden_weights"] + self.shapes["output_weights"]
+        bounds = [(gain / sum(shape)) ** 0.5 for shape in layers]
+        bound = torch.zeros_like(self.theta[:1], dtype=torch.float64, device="cpu")
+        views = self.blocks(bound)
+        for view, value in zip(views["hidden_weights"] + views["output_weights"], bounds, strict=True):
+            view.fill_(value)
+        for view, value in zip(reversed(views["biases"]), reversed(bounds), strict=False):
+            view.fill_(value)
+        draws = torch.stack([torch.rand(bound.shape[1], generator=g, dtype=torch.float64) for g in generators])
+        with torch.no_grad():
+            self.theta.copy_(bound * (2 * draws - 1))
+            self.theta[:, self.slices["gamma"]] = 1.0
+
+    def blocks(self, flat: Tensor) -> dict[str, list[Tensor]]:
+        """View ``(M, P)`` as each role's layers, ``(M, *shape)``."""
+        views: dict[str, list[Tensor]] = {}
+        for role, shapes in self.shapes.items():
+            parts = flat[:, self.slices[role]].split([prod(shape) for shape in shapes], dim=1) if shapes else ()
+            views[role] = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        return views
+
+    def running_statistics(self) -> list[tuple[Tensor, Tensor]]:
+        """View the running mean and variance + eps of each hidden layer, ``(M, H)``."""
+        sizes = [shape[0] for shape in self.shapes["gamma"]]
+        return list(zip(self.running_mean.split(sizes, 1), self.running_var.split(sizes, 1), strict=True))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that training changes, one row per member."""
+        return {"theta": self.theta.data, "running_mean": self.running_mean, "running_var": self.running_var}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take a `state`, whose rows become the members."""
+        self.theta.data, self.theta.grad = state["theta"], None
+        self.running_mean, self.running_var = state["running_mean"], state["running_var"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the outputs; batch statistics in training mode, running ones otherwise."""
+        block = self.blocks(self.theta)
+        statistics = self.running_statistics()
+        for layer, weight in enumerate(block["hidden_weights"]):
+            x = torch.bmm(weight, x)  # (M, H, B)
+            if self.batch_norm:
+                if self.training:
+                    var, mean = torch.var_mean(x, dim=2, correction=0)
+                    var = var + self.batch_norm_eps
+                else:
+                    mean, var = statistics[layer]
+                scale = block["gamma"][layer] * var.rsqrt()
+                x = torch.addcmul((block["beta"][layer] - mean * scale)[:, :, None], x, scale[:, :, None])
+            else:
+                x = x + block["biases"][layer][:, :, None]
+            x = ACTIVATIONS[self.activation].forward(x)
+        return torch.baddbmm(block["biases"][-1][:, :, None], block["output_weights"][0], x)  # (M, C, B)
+
+
+class StackedLoss(nn.Module):
+    """The loss of every row, and its gradient at the outputs.
+
+    Parameters
+    ----------
+    kind : {"binary", "multiclass", "squared"}
+        "binary": logistic loss summed over outputs (one logit, or one per label);
+        "multiclass": softmax cross-entropy, targets are class indices ``(M, B)``;
+        "squared": half the squared error, averaged over outputs.
+
+    Shape
+    -----
+    Outputs ``(M, C, B)``, targets ``(M, C, B)`` (or ``(M, B)``), result ``(M, B)``.
+    """
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of every row."""
+        if self.kind == "binary":
+            return F.binary_cross_entropy_with_logits(outputs, target, reduction="none").sum(1)
+        if self.kind == "multiclass":
+            return F.cross_entropy(outputs, target, reduction="none")
+        return 0.5 * (outputs - target).square().mean(1)
+
+    def gradient(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Return the gradient of every row's loss at its outputs."""
+        if self.kind == "binary":
+            return torch.sigmoid(outputs).sub_(target)
+        if self.kind == "multiclass":
+            index = target[:, None]
+            return torch.softmax(outputs, 1).scatter_add_(1, index, outputs.new_full((), -1).expand(index.shape))
+        return (outputs - target).div_(outputs.shape[1])
+
+
+class TrainingPass:
+    """One forward and backward pass over a batch of every member.
+
+    Writes the gradient of the summed member losses to ``stack.theta.grad`` and moves the
+    running statistics. It holds views of the stack's tensors: build a new one when the
+    members change.
+
+    Parameters
+    ----------
+    stack : StackedMLP
+    loss : StackedLoss
+    dropout : Dropout or None
+        Draws the masks of the hidden activations.
+    """
+
+    def __init__(self, stack: StackedMLP, loss: StackedLoss, dropout: "Dropout | None" = None):
+        if stack.theta.grad is None:
+            stack.theta.grad = torch.zeros_like(stack.theta)
+        self.stack = stack
+        self.loss = loss
+        self.dropout = dropout
+        self.activation = ACTIVATIONS[stack.activation]
+        self.value = stack.blocks(stack.theta.data)
+        self.grad = stack.blocks(stack.theta.grad)
+        means_and_variances = zip(*stack.running_statistics(), strict=True) if stack.batch_norm else ()
+        self.statistics = [view for views in means_and_variances for view in views]
+
+    def __call__(self, x: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        """Return each member's mean loss over its rows, ``(M,)``.
+
+        Parameters
+        ----------
+        x : Tensor of shape (M, D, B)
+        target : Tensor of shape (M, C, B) or (M, B)
+        weight : Tensor of shape (M, B) or None
+            Row weights, which also weigh the moments of batch norm; None for ones.
+        """
+        share = None if weight is None else (weight / weight.sum(1, keepdim=True))[:, None]  # (M, 1, B)
+        masks = None if self.dropout is None else self.dropout.draw(x.shape[2])
+        layers = range(len(self.value["hidden_weights"]))
+        inputs, before, after, normalised = [x], [], [], []
+        for layer in layers:
+            z = self._linear(layer, inputs[-1])
+            if self.stack.batch_norm:
+                z, saved = self._normalise(layer, z, share)
+                normalised.append(saved)
+            before.append(z)
+            after.append(self.activation.forward(z))
+            inputs.append(after[layer] if masks is None else after[layer] * masks[layer])
+        w_out, b_out = self.value["output_weights"][0], self.value["biases"][-1]
+        outputs = torch.baddbmm(b_out[:, :, None], w_out, inputs[-1])  # (M, C, B)
+
+        row_loss = self.loss(outputs, target)  # (M, B)
+        delta = self.loss.gradient(outputs, target)  # (M, C, B)
+        if share is None:
+            loss = row_loss.mean(1)
+            delta.div_(x.shape[2])
+        else:
+            loss = (row_loss * share[:, 0]).sum(1)
+            delta.mul_(share)
+
+        self.grad["output_weights"][0].copy_(torch.bmm(delta, inputs[-1].mT))
+        torch.sum(delta, 2, out=self.grad["biases"][-1])
+        delta = torch.bmm(w_out.mT, delta)  # (M, H, B)
+        for layer in reversed(layers):
+            if masks is not None:
+                delta.mul_(masks[layer])
+            delta = self.activation.backward(delta, before[layer], after[layer])
+            if self.stack.batch_norm:
+                delta = self._normalise_backward(layer, delta, normalised[layer][0], share)
+            else:
+                torch.sum(delta, 2, out=self.grad["biases"][layer])
+            self.grad["hidden_weights"][layer].copy_(torch.bmm(delta, inputs[layer].mT))
+            if layer:
+                delta = torch.bmm(self.value["hidden_weights"][layer].mT, delta)
+        if self.stack.batch_norm:
+            self._move_running_statistics([moments for _, moments in normalised])
+        return loss
+
+    def _linear(self, layer: int, x: Tensor) -> Tensor:
+        weight = self.value["hidden_weights"][layer]
+        if self.stack.batch_norm:
+            return torch.bmm(weight, x)
+        return torch.baddbmm(self.value["biases"][layer][:, :, None], weight, x)
+
+    def _normalise(
+        self, layer: int, z: Tensor, share: Tensor | None
+    ) -> tuple[Tensor, tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]]:
+        """Batch-normalise z (M, H, B); also return what the backward pass needs, and (mean, 1/sd)."""
+        gamma, beta = self.value["gamma"][layer], self.value["beta"][layer]
+        if share is None:
+            out, mean, rstd = torch.native_batch_norm(
+                z.view(1, -1, z.shape[2]),  # (1, M*H, B)
+                gamma.reshape(-1),
+                beta.reshape(-1),
+                None,
+                None,
+                True,
+                0.0,
+                self.stack.batch_norm_eps,
+            )
+            return out.view_as(z), ((z, mean, rstd), (mean.view_as(gamma), rstd.view_as(gamma)))
+        mean = (z * share).sum(2, keepdim=True)
+        centred = z - mean
+        rstd = (centred.square() * share).sum(2, keepdim=True).add_(self.stack.batch_norm_eps).rsqrt()
+        normal = centred * rstd
+        out = torch.addcmul(beta[:, :, None], normal, gamma[:, :, None])
+        return out, ((normal, rstd), (mean[:, :, 0], rstd[:, :, 0]))
+
+    def _move_running_statistics(self, moments: list[tuple[Tensor, Tensor]]) -> None:
+        """Average in the batch moments: a plain mean over the first ten steps, then with momentum 0.1."""
+        self.stack.n_steps += 1
+        batch = [mean for mean, _ in moments] + [rstd.pow(-2) for _, rstd in moments]
+        torch._foreach_lerp_(self.statistics, batch, max(0.1, 1 / self.stack.n_steps))
+
+    def _normalise_backward(
+        self, layer: int, delta: Tensor, saved: tuple[Tensor, ...], share: Tensor | None
+    ) -> Tensor:
+        gamma = self.value["gamma"][layer]
+        if share is None:
+            z, mean, rstd = saved
+            flat = (1, -1, z.shape[2])
+            delta, grad_gamma, grad_beta = aten.native_batch_norm_backward(
+                delta.view(flat),
+                z.view(flat),
+                gamma.reshape(-1),
+                None,
+                None,
+                mean,
+                rstd,
+                True,
+                self.stack.batch_norm_eps,
+                [True, True, True],
+            )
+            delta = delta.view_as(z)
+            self.grad["gamma"][layer].copy_(grad_gamma.view_as(gamma))
+            self.grad["beta"][layer].copy_(grad_beta.view_as(gamma))
+            return delta
+        normal, rstd = saved
+        grad_gamma, grad_beta = (delta * normal).sum(2), delta.sum(2)
+        self.grad["gamma"][layer].copy_(grad_gamma)
+        self.grad["beta"][layer].copy_(grad_beta)
+        mean_part = torch.addcmul(grad_beta[:, :, None], normal, grad_gamma[:, :, None])
+        return gamma[:, :, None] * rstd * (delta - share * mean_part)
+
+
+class Dropout:
+    """Inverted dropout masks, each member's from its own generator.
+
+    Parameters
+    ----------
+    rates : sequence of float
+        The share of units that each member drops.
+    units : sequence of int
+        Units of each hidden layer.
+    generators : sequence of torch.Generator
+        One per member, on the device of the stack.
+    dtype : torch.dtype
+    """
+
+    def __init__(
+        self,
+        rates: Sequence[float],
+        units: Sequence[int],
+        generators: Sequence[torch.Generator],
+        dtype: torch.dtype,
+    ):
+        self.rates, self.units, self.generators, self.dtype = rates, units, generators, dtype
+
+    def draw(self, n_rows: int) -> tuple[Tensor, ...]:
+        """Return a mask per hidden layer, ``(M, H, B)``, with mean one."""
+        shape = (len(self.rates), sum(self.units), n_rows)
+        mask = torch.ones(shape, dtype=self.dtype, device=self.generators[0].device)
+        for rows, rate, generator in zip(mask, self.rates, self.generators, strict=True):
+            if rate > 0:
+                rows.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+        return mask.split(list(self.units), dim=1)
