@@ -935,13 +935,14 @@ class BNMLPRegressor(RegressorMixin, _BNMLP):
         self._target_mean = np.average(y, axis=0, weights=weight)
         scale = np.sqrt(np.average((y - self._target_mean) ** 2, axis=0, weights=weight))
         constant = scale <= 10 * np.finfo(float).eps * np.abs(self._target_mean)
-        self._target_scale = np.where(constant, 1.0, scale)
+        self._target_scale = np.where(constant, 0.0, scale)  # 0: the mean is predicted
 
     def _is_known(self, y):
         return np.ones(len(y), dtype=bool)
 
     def _encode(self, y):
-        return torch.as_tensor((y.reshape(len(y), -1) - self._target_mean) / self._target_scale)
+        scale = np.where(self._target_scale > 0, self._target_scale, 1.0)
+        return torch.as_tensor((y.reshape(len(y), -1) - self._target_mean) / scale)
 
     def _add_class_weight(self, y, weight):
         del y

@@ -242,7 +242,7 @@ class TrainingPass:
             Row weights, which also weigh the moments of batch norm; None for ones.
         """
         share = None if weight is None else (weight / weight.sum(1, keepdim=True))[:, None]  # (M, 1, B)
-        masks = None if self.dropout is None else self.dropout.draw(x.shape[2])
+        masks = None if self.dropout is None else self.dropout.draw(x.shape[2], weight)
         layers = range(len(self.value["hidden_weights"]))
         inputs, before, after, normalised = [x], [], [], []
         for layer in layers:
@@ -373,11 +373,17 @@ class Dropout:
     ):
         self.rates, self.units, self.generators, self.dtype = rates, units, generators, dtype
 
-    def draw(self, n_rows: int) -> tuple[Tensor, ...]:
-        """Return a mask per hidden layer, ``(M, H, B)``, with mean one."""
-        shape = (len(self.rates), sum(self.units), n_rows)
-        mask = torch.ones(shape, dtype=self.dtype, device=self.generators[0].device)
-        for rows, rate, generator in zip(mask, self.rates, self.generators, strict=True):
+    def draw(self, n_rows: int, weight: Tensor | None) -> tuple[Tensor, ...]:
+        """Return a mask per hidden layer, ``(M, H, B)``, with mean one.
+
+        Rows of weight zero pad a batch and take no draws, so that a member's masks do
+        not depend on the others' number of rows.
+        """
+        n_units = sum(self.units)
+        counts = [n_rows] * len(self.rates) if weight is None else weight.count_nonzero(1).tolist()
+        mask = torch.ones((len(counts), n_units, n_rows), dtype=self.dtype, device=self.generators[0].device)
+        for units, rate, generator, count in zip(mask, self.rates, self.generators, counts, strict=True):
             if rate > 0:
-                rows.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+                draws = units.new_empty(n_units, count).bernoulli_(1 - rate, generator=generator)
+                units[:, :count] = draws.div_(1 - rate)
         return mask.split(list(self.units), dim=1)

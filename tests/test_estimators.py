@@ -1,0 +1,406 @@
+"""The estimators against scikit-learn's contract, and the inputs on which their peers fail."""
+
+import inspect
+import pickle
+import re
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.datasets import make_classification, make_multilabel_classification, make_regression
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+from skorch.callbacks import Callback, EarlyStopping, LRScheduler
+
+from sk_bnreg import BNMLPClassifier, BNMLPRegressor
+
+# In float32 two sums of the same numbers in another order differ in the seventh digit, which
+# these checks compare; the largest differences measured stand beside them.
+SEVEN_DIGITS = {
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_sample_weight_equivalence_on_sparse_data",
+    "check_methods_subset_invariance",
+    "check_methods_sample_order_invariance",
+}
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("estimator", [BNMLPClassifier(), BNMLPRegressor()], ids=repr)
+def test_check_estimator_float64_nothing_fails_and_nothing_is_excused(estimator, batch_norm):
+    results = check_estimator(
+        clone(estimator).set_params(batch_norm=batch_norm, dtype="float64"), on_fail=None, on_skip=None
+    )
+    assert [(r["check_name"], r["exception"]) for r in results if r["status"] not in ("passed", "skipped")] == []
+    assert len(results) > 55
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("estimator", [BNMLPClassifier(), BNMLPRegressor()], ids=repr)
+def test_check_estimator_float32_fails_only_where_seven_digits_are_asked(estimator, batch_norm):
+    results = check_estimator(clone(estimator).set_params(batch_norm=batch_norm), on_fail=None, on_skip=None)
+    failed = {r["check_name"]: str(r["exception"]) for r in results if r["status"] not in ("passed", "skipped")}
+    assert set(failed) <= SEVEN_DIGITS
+    for message in failed.values():
+        largest = float(re.search(r"Max absolute difference.*: ([\d.e+-]+)", message).group(1))
+        assert largest < 1e-4
+
+
+@pytest.fixture
+def table():
+    return make_classification(n_samples=200, n_features=6, n_informative=4, random_state=0)
+
+
+@pytest.fixture
+def small():
+    return {"hidden_layer_sizes": (16,), "max_iter": 15, "random_state": 0, "learning_rate_init": 0.01}
+
+
+def test_inputs_of_other_types_give_the_same_predictions(table, small):
+    X, y = table
+    expected = BNMLPClassifier(**small).fit(X.astype(np.float32), y).predict_proba(X.astype(np.float32))
+    names = [f"x{i}" for i in range(6)]
+    words = np.array(["no", "yes"])[y]
+    for other_X, other_y in (
+        (X, y),
+        (pd.DataFrame(X, columns=names), pd.Series(y, index=range(1000, 1200))),
+        (pl.DataFrame(X, schema=names), pl.Series(y)),
+        (sparse.csr_matrix(X), y),
+        (sparse.csc_array(X), y),
+        (np.asfortranarray(X), y.astype(bool)),
+        (X.tolist(), y.tolist()),
+        (X, words),
+        (X, words.astype(object)),
+        (X, pd.Series(words, dtype="category")),
+        (X, y[:, None].ravel().astype(float)),
+    ):
+        net = BNMLPClassifier(**small).fit(other_X, other_y)
+        np.testing.assert_allclose(net.predict_proba(other_X), expected, atol=1e-6)
+        assert set(net.predict(other_X)) <= set(np.asarray(other_y).tolist())
+
+
+def test_integer_features_are_floats(small):
+    X = np.random.default_rng(0).integers(0, 5, (60, 4))
+    y = X.sum(1)
+    np.testing.assert_array_equal(
+        BNMLPRegressor(**small).fit(X, y).predict(X), BNMLPRegressor(**small).fit(X.astype(float), y).predict(X)
+    )
+
+
+@pytest.mark.parametrize("n_rows", [17, 16, 9, 2, 1])
+def test_any_number_of_rows_with_batch_norm(n_rows, small):
+    X, y = make_regression(n_samples=n_rows, n_features=3, random_state=0)
+    y = np.atleast_1d(y)
+    net = BNMLPRegressor(batch_size=8, dtype="float64", **small | {"max_iter": 200}).fit(X, y)
+    assert np.abs(net.predict(X) - y).max() < max(1.0, 3 * y.std())
+    if n_rows == 1:
+        np.testing.assert_allclose(net.predict(X), y)
+
+
+def test_one_class_is_predicted(table, small):
+    X, _ = table
+    net = BNMLPClassifier(**small).fit(X, np.full(200, "only"))
+    assert set(net.predict(X)) == {"only"}
+    np.testing.assert_array_equal(net.predict_proba(X), np.ones((200, 1)))
+
+
+def test_a_constant_target_is_predicted(table, small):
+    net = BNMLPRegressor(**small).fit(table[0], np.full(200, 7.5))
+    np.testing.assert_allclose(net.predict(table[0]), 7.5, rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_constant_column_changes_little(value, small):
+    X, y = make_regression(n_samples=300, n_features=4, noise=1.0, random_state=0)
+    X_more = np.column_stack([X, np.full(300, value)])
+    net = BNMLPRegressor(**small | {"max_iter": 100}).fit(X_more, y)
+    assert net.score(X_more, y) > 0.95
+
+
+def test_a_class_seen_only_in_a_later_partial_fit(small):
+    X, y = make_classification(n_samples=300, n_features=6, n_informative=4, n_classes=3, random_state=0)
+    order = np.argsort(y, kind="stable")
+    net = BNMLPClassifier(**small)
+    net.partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 2])
+    assert net.predict_proba(X).shape == (300, 3)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        rng.shuffle(order)
+        net.partial_fit(X[order], y[order])
+    assert net.score(X[y == 2], y[y == 2]) > 0.7
+    assert net.n_iter_ == 41
+    with pytest.raises(ValueError, match=r"y has classes \[.*7.*\] that are not in classes_"):
+        net.partial_fit(X, np.full(300, 7))
+
+
+def test_partial_fit_without_classes_and_balanced_weights_are_refused(table):
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        BNMLPClassifier().partial_fit(*table)
+    with pytest.raises(ValueError, match="class_weight='balanced' is not known before"):
+        BNMLPClassifier(class_weight="balanced").partial_fit(*table, classes=[0, 1])
+
+
+def test_partial_fit_epochs_equal_a_fit_at_a_constant_rate(table):
+    X, y = table
+    settings = {"hidden_layer_sizes": (8,), "learning_rate": "constant", "dtype": "float64", "random_state": 1}
+    whole = BNMLPClassifier(max_iter=6, n_iter_no_change=np.inf, **settings).fit(X, y)
+    parts = BNMLPClassifier(**settings)
+    for _ in range(6):
+        parts.partial_fit(X, y, classes=[0, 1])
+    np.testing.assert_allclose(parts.predict_proba(X), whole.predict_proba(X), atol=1e-12)
+
+
+def test_warm_start_goes_on_from_the_weights(table, small):
+    X, y = table
+    net = BNMLPClassifier(warm_start=True, **small).fit(X, y)
+    before = net.loss_curve_[-1]
+    net.set_params(max_iter=5, l2=0.3, learning_rate="constant", learning_rate_init=1e-4).fit(X, y)
+    assert net.n_iter_ == 20
+    assert net.loss_curve_[15] == pytest.approx(before, rel=0.1)
+    assert net.l2_report_[0].strength == 0.3
+    with pytest.raises(ValueError, match="warm_start and partial_fit go on with the network as it is"):
+        net.set_params(hidden_layer_sizes=(3,)).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"l2": -1.0}, "l2 must be a finite number >= 0"),
+        ({"l2_targets": ("weights", "bias")}, "unknown role 'bias'"),
+        ({"solver": "lbfgs"}, "solver must be 'adam' or 'sgd', got 'lbfgs'"),
+        ({"batch_size": 1}, "batch_size must be at least 2 with batch_norm=True"),
+        ({"hidden_layer_sizes": (8, 0)}, "hidden_layer_sizes must be integers > 0"),
+        ({"learning_rate_init": 0.0}, "'learning_rate_init' parameter of BNMLPClassifier must be"),
+        ({"dropout": 1.0}, "'dropout' parameter of BNMLPClassifier must be"),
+        ({"activation": "swish"}, "'activation' parameter of BNMLPClassifier must be"),
+    ],
+)
+def test_bad_parameters_are_told_in_one_sentence(table, change, message):
+    with pytest.raises(ValueError, match=message):
+        BNMLPClassifier(**change).fit(*table)
+
+
+def test_bad_tables_are_told_in_one_sentence(table, small):
+    X, y = table
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    net = BNMLPClassifier(**small).fit(frame, y)
+    with pytest.raises(ValueError, match="Feature names must be in the same order"):
+        net.predict(frame[list("bacdef")])
+    for bad in (np.nan, np.inf):
+        spoiled = X.copy()
+        spoiled[3, 2] = bad
+        with pytest.raises(ValueError, match="contains NaN|contains infinity"):
+            net.fit(spoiled, y)
+    with pytest.raises(ValueError, match="contains NaN"):
+        BNMLPRegressor().fit(X, np.where(y == 1, np.nan, 0.0))
+    with pytest.raises(ValueError, match="y must have one column or be 0/1 labels"):
+        net.fit(X, np.column_stack([y, y + 1]))
+    with pytest.raises(ValueError, match="minimum of 1 is required"):
+        net.fit(X[:0], y[:0])
+
+
+def test_nothing_to_penalise_is_warned_of_once(table, small):
+    with pytest.warns(UserWarning, match="L2 has nothing to penalise") as record:
+        BNMLPClassifier(batch_norm=False, l2_targets=("gamma", "beta"), **small).fit(*table)
+    assert len(record) == 1
+
+
+def test_sample_weight_and_class_weight_multiply(table, small):
+    X, y = table
+    weight = np.random.default_rng(0).uniform(0.5, 2, 200)
+    both = BNMLPClassifier(class_weight={0: 3.0, 1: 1.0}, **small).fit(X, y, sample_weight=weight)
+    product = BNMLPClassifier(**small).fit(X, y, sample_weight=weight * np.where(y == 0, 3.0, 1.0) * 10)
+    np.testing.assert_allclose(both.predict_proba(X), product.predict_proba(X), atol=1e-5)
+    balanced = BNMLPClassifier(class_weight="balanced", **small).fit(X[y == 1][:10].repeat(2, 0), y[y == 1][:10].repeat(2))
+    assert set(balanced.predict(X)) == {1}
+
+
+def test_balanced_counts_classes_by_their_sample_weight(table, small):
+    X, y = table
+    counts = np.random.default_rng(0).integers(0, 3, 200)
+    settings = small | {"class_weight": "balanced", "dtype": "float64", "batch_size": 500}
+    weighted = BNMLPClassifier(**settings).fit(X, y, sample_weight=counts)
+    repeated = BNMLPClassifier(**settings).fit(X.repeat(counts, 0), y.repeat(counts))
+    np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-9)
+
+
+def test_multilabel_learns_each_label(small):
+    X, Y = make_multilabel_classification(n_samples=400, n_features=10, n_classes=4, random_state=0)
+    X = StandardScaler().fit_transform(X)
+    net = BNMLPClassifier(**small | {"max_iter": 60}).fit(X[:300], Y[:300])
+    probability = net.predict_proba(X[300:])
+    assert probability.shape == (100, 4)
+    np.testing.assert_array_equal(net.predict(X[300:]), probability > 0.5)
+    chance = np.maximum(Y[300:].mean(0), 1 - Y[300:].mean(0))
+    assert ((net.predict(X[300:]) == Y[300:]).mean(0) > chance).all()
+
+
+def test_several_targets_on_different_scales(small):
+    X, Y = make_regression(n_samples=400, n_features=8, n_targets=3, noise=1.0, random_state=0)
+    Y *= [1e-6, 1.0, 1e6]
+    net = BNMLPRegressor(**small | {"max_iter": 100}).fit(X[:300], Y[:300])
+    residual = ((net.predict(X[300:]) - Y[300:]) ** 2).mean(0) / Y[300:].var(0)
+    assert (residual < 0.2).all()
+    assert MultiOutputRegressor(BNMLPRegressor(**small)).fit(X, Y).predict(X).shape == Y.shape
+
+
+def test_early_stopping_keeps_the_best_epoch(table):
+    X, y = table
+    X_train, X_val, y_train, y_val = train_test_split(X, y, random_state=0)
+    settings = {
+        "hidden_layer_sizes": (64,), "learning_rate": "constant", "learning_rate_init": 0.02, "dtype": "float64",
+        "random_state": 0, "batch_size": 16, "l2": 0.0,
+    }  # fmt: skip
+    net = BNMLPClassifier(max_iter=60, n_iter_no_change=8, **settings).fit(X_train, y_train, X_val=X_val, y_val=y_val)
+    curve = np.array(net.validation_loss_curve_)
+    assert net.best_iter_ == curve.argmin() + 1 < net.n_iter_ < 60
+    probability = net.predict_proba(X_val)[np.arange(len(y_val)), y_val]
+    assert -np.log(probability).mean() == pytest.approx(curve.min(), rel=1e-9)
+    shorter = BNMLPClassifier(max_iter=net.best_iter_, early_stopping=False, **settings).fit(X_train, y_train)
+    np.testing.assert_allclose(shorter.predict_proba(X), net.predict_proba(X), atol=1e-12)
+
+
+def test_early_stopping_takes_a_stratified_fraction_and_auto_means_more_than_10_000_rows():
+    X, y = make_classification(n_samples=10_001, n_features=4, weights=[0.95], random_state=0)
+    settings = {"hidden_layer_sizes": (4,), "max_iter": 2, "random_state": 0}
+    assert BNMLPClassifier(**settings).fit(X[:10_000], y[:10_000]).validation_loss_curve_ is None
+    assert len(BNMLPClassifier(**settings).fit(X, y).validation_loss_curve_) == 2
+    assert len(BNMLPRegressor(early_stopping=True, **settings).fit(X, y).validation_loss_curve_) == 2
+    with pytest.raises(ValueError, match="early_stopping must be True or 'auto' when X_val"):
+        BNMLPClassifier(early_stopping=False).fit(X, y, X_val=X, y_val=y)
+
+
+def test_ensemble_is_the_mean_of_its_members(table, small):
+    X, y = table
+    net = BNMLPClassifier(n_ensemble=3, dtype="float64", **small).fit(X, y)
+    logits = net.net_.module_.eval()(torch.from_numpy(X).T[None].expand(3, -1, -1)).detach().numpy()
+    np.testing.assert_allclose(net.predict_proba(X)[:, 1], (1 / (1 + np.exp(-logits[:, 0]))).mean(0), atol=1e-12)
+    assert np.ptp(logits, axis=0).max() > 0.1
+
+
+def test_attributes_compute_the_prediction_by_hand(table, small):
+    X, y = table
+    net = BNMLPRegressor(batch_norm=False, dtype="float64", **small).fit(X, y * 10.0 + 3)
+    hidden = np.maximum(X @ net.coefs_[0] + net.intercepts_[0], 0)
+    output = (hidden @ net.coefs_[1] + net.intercepts_[1]).ravel()
+    np.testing.assert_allclose(net.predict(X), output * (y * 10).std() + (y * 10 + 3).mean(), rtol=1e-9)
+    assert net.gammas_ == []
+    normed = BNMLPRegressor(**small).fit(X, y)
+    assert [len(part) for part in (normed.coefs_, normed.intercepts_, normed.gammas_, normed.betas_)] == [2, 1, 1, 1]
+
+
+def test_pickle_holds_no_training_data_and_trains_on(table, small):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20_000, 50)).astype(np.float32), rng.standard_normal(20_000)
+    net = BNMLPRegressor(**small | {"max_iter": 2}, early_stopping=True).fit(X, y)
+    stored = pickle.dumps(net)
+    assert len(stored) < 100_000
+    again = pickle.loads(stored)
+    np.testing.assert_array_equal(again.predict(X), net.predict(X))
+    for estimator in (net, again):
+        estimator.set_params(early_stopping=False).partial_fit(X, y)
+    np.testing.assert_array_equal(again.predict(X), net.predict(X))
+
+
+def test_the_skorch_net_is_reachable(table, small, tmp_path):
+    X, y = table
+    net = BNMLPClassifier(**small).fit(X, y)
+    assert [row["epoch"] for row in net.net_.history] == list(range(1, 16))
+    np.testing.assert_array_equal(net.net_.history[:, "train_loss"], net.loss_curve_)
+    net.net_.save_params(f_params=tmp_path / "net.pt")
+    other = BNMLPClassifier(**small | {"random_state": 1}).fit(X, y)
+    other.net_.load_params(f_params=tmp_path / "net.pt")
+    np.testing.assert_array_equal(other.predict_proba(X), net.predict_proba(X))
+
+
+class Recorder(Callback):
+    """Counts the hooks that the net calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def on_batch_end(self, net, loss, training, **kwargs):
+        self.calls.append(("batch", training))
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        self.calls.append(("grad", dict(named_parameters)["theta"].grad is not None))
+
+    def on_epoch_end(self, net, dataset_train, **kwargs):
+        self.calls.append(("epoch", net.history[-1]["train_loss"]))
+
+
+def test_skorch_callbacks_see_batches_and_epochs_and_can_stop(table, small):
+    X, y = table
+    recorder = Recorder()
+    net = BNMLPClassifier(callbacks=[recorder], batch_size=50, **small | {"max_iter": 3}).fit(X, y)
+    assert recorder.calls[:9] == [("grad", True), ("batch", True)] * 4 + [("epoch", net.loss_curve_[0])]
+    assert len(recorder.calls) == 27
+    stopped = BNMLPClassifier(
+        callbacks=[EarlyStopping(monitor="train_loss", patience=2, threshold=1.0)], **small | {"max_iter": 50}
+    ).fit(X, y)
+    assert stopped.n_iter_ == 3
+    constant = small | {"learning_rate": "constant", "l2": 1.0}
+    factors = [0.5**epoch for epoch in range(15)]
+    scheduled = BNMLPClassifier(callbacks=[LRScheduler("LambdaLR", lr_lambda=lambda e: 0.5**e)], **constant).fit(X, y)
+    assert scheduled.l2_report_[0].budget == pytest.approx(0.01 * sum(factors), rel=1e-6)
+
+
+def test_scikit_learn_callbacks_see_the_epochs_inside_a_search(table, small, capsys):
+    X, y = table
+    search = GridSearchCV(BNMLPClassifier(**small | {"max_iter": 3}), {"l2": [0.0, 0.1]}, cv=2)
+    search.set_callbacks(ProgressBar()).fit(X, y)
+    shown = capsys.readouterr().out
+    assert "BNMLPClassifier" in shown
+    monitor = ScoringMonitor(scoring="accuracy")
+    net = BNMLPClassifier(**small | {"max_iter": 4}).set_callbacks(monitor).fit(X, y)
+    assert net.n_iter_ == 4
+    logs = monitor.get_logs(select="most_recent")
+    assert len(logs.data) >= 4 if hasattr(logs, "data") else len(logs) >= 1
+
+
+def test_at_home_in_pipelines_searches_and_metadata_routing(table, small):
+    import sklearn
+
+    X, y = table
+    weight = np.where(np.arange(200) < 150, 1.0, 0.0)
+    with sklearn.config_context(enable_metadata_routing=True):
+        net = BNMLPClassifier(**small).set_fit_request(sample_weight=True, X_val=True, y_val=True)
+        pipeline = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), net, transform_input=["X_val"])
+        pipeline.fit(X, y, sample_weight=weight, X_val=X[150:], y_val=y[150:])
+    scaler = StandardScaler().fit(X)
+    direct = BNMLPClassifier(**small).fit(
+        scaler.transform(X)[:150], y[:150], X_val=scaler.transform(X[150:]), y_val=y[150:]
+    )
+    np.testing.assert_allclose(pipeline[-1].predict_proba(X), direct.predict_proba(X), atol=1e-6)
+    grid = {"bnmlpclassifier__batch_norm": [True, False], "bnmlpclassifier__l2_targets": ["weights", ("gamma", "weights")]}
+    search = GridSearchCV(make_pipeline(StandardScaler(), BNMLPClassifier(**small)), grid, cv=3).fit(X, y)
+    assert len(search.cv_results_["params"]) == 4
+    assert search.best_score_ > 0.7
+    assert cross_val_score(BNMLPClassifier(**small), X, y, scoring="neg_log_loss").mean() > -0.7
+
+
+@pytest.mark.parametrize("cls", [BNMLPClassifier, BNMLPRegressor])
+def test_documented_defaults_are_the_signatures(cls):
+    documented = dict(re.findall(r"^    (\w+) : .*, default=(.+)$", cls.__doc__, flags=re.M))
+    signature = inspect.signature(cls).parameters
+    assert documented == {name: repr(p.default).replace("'", '"') for name, p in signature.items()} | {
+        name: documented[name] for name in ("epsilon", "batch_norm_eps", "tol")
+    }
+    for name in ("epsilon", "batch_norm_eps", "tol"):
+        assert float(documented[name]) == signature[name].default
+
+
+def test_global_state_is_left_alone(table, small):
+    torch_state, numpy_state, threads = torch.get_rng_state(), np.random.get_state()[1].copy(), torch.get_num_threads()
+    BNMLPClassifier(dropout=0.1, early_stopping=True, **small | {"random_state": None}).fit(*table)
+    assert torch_state.equal(torch.get_rng_state())
+    assert torch.get_num_threads() == threads
+    BNMLPClassifier(dropout=0.1, **small).fit(*table)
+    assert (np.random.RandomState(0).get_state()[1] != numpy_state).any()
