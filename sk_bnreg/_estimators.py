@@ -22,7 +22,7 @@ from skorch.callbacks import Callback
 
 from sk_bnreg._fit import DIVERGED, Structure, Task, train
 from sk_bnreg._net import Rows, batch_bounds
-from sk_bnreg._optim import L2_MODES, LEARNING_RATES, SOLVERS, Member, decay_budgets
+from sk_bnreg._optim import L2_MODES, LEARNING_RATES, SOLVERS, Member, decay_budgets, learning_rates
 from sk_bnreg._roles import ROLES, l2_by_role
 from sk_bnreg._stack import ACTIVATIONS
 
@@ -107,6 +107,50 @@ class _BNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         self._train(task)
         context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata)
         return self
+
+    def l2_for_budget(self, budget, n_samples):
+        """Return the `l2` with which a fit of so many rows would have this decay budget.
+
+        The budget D is the sum of lr * l2 over the steps, the e-folds by which decay
+        alone would shrink a parameter: far below 1 the penalty does nothing. Stopping
+        early lowers it.
+
+        Parameters
+        ----------
+        budget : float
+            D.
+        n_samples : int
+            Rows that `fit` will be given.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            For Adam with ``l2_mode="loss"``, where no budget exists.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sk_bnreg import BNMLPClassifier
+        >>> net = BNMLPClassifier(random_state=0)
+        >>> net = net.set_params(l2=net.l2_for_budget(0.5, n_samples=150)).fit(*load_iris(return_X_y=True))
+        >>> round(net.l2_report_[0].budget, 6)
+        0.5
+        """
+        if self.l2_mode == "loss" and self.solver == "adam":
+            raise ValueError("l2_mode must be 'decoupled' or solver 'sgd' for a decay budget to exist, got 'loss' with 'adam'.")
+        if self.early_stopping is True or (self.early_stopping == "auto" and n_samples > 10_000):
+            n_samples -= int(np.ceil(self.validation_fraction * n_samples))
+        n_steps = self.max_iter * (len(batch_bounds(n_samples, self._batch_size(n_samples))) - 1)
+        rate_sum = learning_rates(self.learning_rate, self.learning_rate_init, n_steps).sum()
+        factor = 1 / (1 - self.momentum) if self.l2_mode == "loss" else 1.0
+        return float(budget / (rate_sum * factor))
+
+    def _batch_size(self, n_rows):
+        return min(200 if self.batch_size == "auto" else self.batch_size, n_rows)
 
     def _partial_fit(self, X, y, sample_weight, classes=None):
         if self.early_stopping is True:
@@ -252,7 +296,7 @@ class _BNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         ]
 
     def _structure(self, n_features, n_rows):
-        size = min(200, n_rows) if self.batch_size == "auto" else min(self.batch_size, n_rows)
+        size = self._batch_size(n_rows)
         n_batches = len(batch_bounds(n_rows, size)) - 1
         names = ("beta_1", "beta_2", "epsilon") if self.solver == "adam" else ("momentum",)
         loss, n_outputs = self._loss()
@@ -346,7 +390,7 @@ class _BNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         member, record = net.members[0], net.records_[0]
         budgets = decay_budgets(member, record.rate_sum[record.best_iter - 1], net.optimizer_.loss_factor())
         sizes = {role: columns.stop - columns.start for role, columns in net.module_.slices.items()}
-        return [RoleReport(role, sizes[role], member.l2[role], budgets[role]) for role in ROLES]
+        return [RoleReport(role, sizes[role], member.l2[role], float(budgets[role])) for role in ROLES]
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -401,7 +445,7 @@ class BNMLPClassifier(ClassifierMixin, _BNMLP):
         statistics: the mean over the first ten steps, then with momentum 0.1.
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
-    l2 : float or mapping of role to float, default=0.01
+    l2 : float or mapping of role to float, default=1.0
         Strength of the penalty ``l2 / 2 * ||theta||^2``, whose gradient is l2 * theta
         (torch's ``weight_decay``); it does not depend on the batch size. A mapping gives
         each role its own strength, and `l2_targets` is not consulted.
@@ -411,7 +455,7 @@ class BNMLPClassifier(ClassifierMixin, _BNMLP):
     l2_mode : {"decoupled", "loss"}, default="decoupled"
         "decoupled": theta -= lr * l2 * theta beside the solver's step (AdamW). "loss": the
         penalty's gradient goes through the solver; with Adam, each parameter's decay is then
-        divided by the scale of its own gradient.
+        divided by the scale of its own gradient, and a good `l2` is a thousand times smaller.
     solver : {"adam", "sgd"}, default="adam"
         The solver; "sgd" is with momentum.
     batch_size : int or "auto", default="auto"
@@ -420,9 +464,9 @@ class BNMLPClassifier(ClassifierMixin, _BNMLP):
     learning_rate : {"constant", "cosine", "one-cycle"}, default="one-cycle"
         Schedule of the learning rate over `max_iter` epochs; `learning_rate_init` is
         its largest value.
-    learning_rate_init : float, default=0.003
+    learning_rate_init : float, default=0.01
         Largest learning rate.
-    max_iter : int, default=60
+    max_iter : int, default=30
         Epochs; at most, where training can stop early.
     momentum : float, default=0.9
         Momentum of "sgd", in [0, 1).
@@ -505,7 +549,7 @@ class BNMLPClassifier(ClassifierMixin, _BNMLP):
     >>> from sklearn.preprocessing import StandardScaler
     >>> from sk_bnreg import BNMLPClassifier
     >>> X, y = load_breast_cancer(return_X_y=True)
-    >>> model = make_pipeline(StandardScaler(), BNMLPClassifier(l2=0.1, random_state=0))
+    >>> model = make_pipeline(StandardScaler(), BNMLPClassifier(random_state=0))
     >>> bool(cross_val_score(model, X, y).mean() > 0.96)
     True
     """
@@ -522,14 +566,14 @@ class BNMLPClassifier(ClassifierMixin, _BNMLP):
         *,
         batch_norm=True,
         dropout=0.0,
-        l2=0.01,
+        l2=1.0,
         l2_targets="weights",
         l2_mode="decoupled",
         solver="adam",
         batch_size="auto",
         learning_rate="one-cycle",
-        learning_rate_init=0.003,
-        max_iter=60,
+        learning_rate_init=0.01,
+        max_iter=30,
         momentum=0.9,
         beta_1=0.9,
         beta_2=0.999,
@@ -727,7 +771,7 @@ class BNMLPRegressor(RegressorMixin, _BNMLP):
         statistics: the mean over the first ten steps, then with momentum 0.1.
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
-    l2 : float or mapping of role to float, default=0.01
+    l2 : float or mapping of role to float, default=1.0
         Strength of the penalty ``l2 / 2 * ||theta||^2``, whose gradient is l2 * theta
         (torch's ``weight_decay``); it does not depend on the batch size. A mapping gives
         each role its own strength, and `l2_targets` is not consulted.
@@ -737,7 +781,7 @@ class BNMLPRegressor(RegressorMixin, _BNMLP):
     l2_mode : {"decoupled", "loss"}, default="decoupled"
         "decoupled": theta -= lr * l2 * theta beside the solver's step (AdamW). "loss": the
         penalty's gradient goes through the solver; with Adam, each parameter's decay is then
-        divided by the scale of its own gradient.
+        divided by the scale of its own gradient, and a good `l2` is a thousand times smaller.
     solver : {"adam", "sgd"}, default="adam"
         The solver; "sgd" is with momentum.
     batch_size : int or "auto", default="auto"
@@ -746,9 +790,9 @@ class BNMLPRegressor(RegressorMixin, _BNMLP):
     learning_rate : {"constant", "cosine", "one-cycle"}, default="one-cycle"
         Schedule of the learning rate over `max_iter` epochs; `learning_rate_init` is
         its largest value.
-    learning_rate_init : float, default=0.003
+    learning_rate_init : float, default=0.01
         Largest learning rate.
-    max_iter : int, default=60
+    max_iter : int, default=30
         Epochs; at most, where training can stop early.
     momentum : float, default=0.9
         Momentum of "sgd", in [0, 1).
@@ -826,7 +870,7 @@ class BNMLPRegressor(RegressorMixin, _BNMLP):
     >>> from sklearn.preprocessing import StandardScaler
     >>> from sk_bnreg import BNMLPRegressor
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> model = make_pipeline(StandardScaler(), BNMLPRegressor(l2=1.0, random_state=0))
+    >>> model = make_pipeline(StandardScaler(), BNMLPRegressor(random_state=0))
     >>> bool(cross_val_score(model, X, y).mean() > 0.3)
     True
     """
@@ -838,14 +882,14 @@ class BNMLPRegressor(RegressorMixin, _BNMLP):
         *,
         batch_norm=True,
         dropout=0.0,
-        l2=0.01,
+        l2=1.0,
         l2_targets="weights",
         l2_mode="decoupled",
         solver="adam",
         batch_size="auto",
         learning_rate="one-cycle",
-        learning_rate_init=0.003,
-        max_iter=60,
+        learning_rate_init=0.01,
+        max_iter=30,
         momentum=0.9,
         beta_1=0.9,
         beta_2=0.999,

@@ -1,0 +1,85 @@
+"""A file, or a data set that scikit-learn ships, as X, y and the kind of task."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from sklearn import datasets
+
+BUILT_IN = {
+    "breast_cancer": ("classification", datasets.load_breast_cancer),
+    "diabetes": ("regression", datasets.load_diabetes),
+    "digits": ("classification", datasets.load_digits),
+    "wine": ("classification", datasets.load_wine),
+}
+TASKS = ("classification", "regression")
+
+
+class TaskTable(NamedTuple):
+    """Features, target and what to do with them."""
+
+    name: str
+    X: pd.DataFrame
+    y: pd.Series
+    task: str
+    target: str
+
+
+def read_table(source: str, *, target: str | None = None, task: str | None = None) -> TaskTable:
+    """Read a CSV or parquet file, or one of `BUILT_IN` by name.
+
+    Parameters
+    ----------
+    source : str
+        A path that ends in .csv or .parquet (also .csv.gz and the like), or a name.
+    target : str or None
+        The column to predict; None is "target" if there is one, else the last column.
+    task : {"classification", "regression"} or None
+        None is classification for text, categories, booleans and whole numbers with at
+        most 20 values, regression for other numbers.
+
+    Returns
+    -------
+    TaskTable
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, format, column or task, or target values are missing.
+
+    Examples
+    --------
+    >>> from sk_bnreg._tables import read_table
+    >>> table = read_table("wine")
+    >>> table.X.shape, table.task
+    ((178, 13), 'classification')
+    """
+    if task not in (None, *TASKS):
+        raise ValueError(f"task must be one of {TASKS}, got {task!r}.")
+    if source in BUILT_IN:
+        kind, load = BUILT_IN[source]
+        bunch = load(as_frame=True)
+        return TaskTable(source, bunch.data, bunch.target, task or kind, "target")
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(f"There is no file {source!r}; give a .csv or .parquet file, or one of {sorted(BUILT_IN)}.")
+    if ".csv" in path.suffixes:
+        frame = pd.read_csv(path)
+    elif path.suffix == ".parquet":
+        frame = pd.read_parquet(path)
+    else:
+        raise ValueError(f"The table must be a .csv or .parquet file, got {source!r}.")
+    if target is None:
+        target = "target" if "target" in frame else str(frame.columns[-1])
+    if target not in frame:
+        raise ValueError(f"The table has no column {target!r} to predict; its columns are {list(map(str, frame.columns))}.")
+    if len(frame.columns) < 2 or frame.empty:
+        raise ValueError(f"The table needs rows and a column beside the target, got shape {frame.shape}.")
+    y = frame.pop(target)
+    if y.isna().any():
+        raise ValueError(f"The target {target!r} is missing in {int(y.isna().sum())} of {len(y)} rows; drop or fill them.")
+    if task is None:
+        few_whole = pd.api.types.is_integer_dtype(y) and y.nunique() <= 20
+        numeric = pd.api.types.is_numeric_dtype(y) and not pd.api.types.is_bool_dtype(y)
+        task = "regression" if numeric and not few_whole else "classification"
+    return TaskTable(path.name, frame, y, task, target)

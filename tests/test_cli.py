@@ -1,0 +1,130 @@
+"""The command on tables as people have them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_diabetes
+
+from sk_bnreg._tables import read_table
+
+COMMAND = [sys.executable, "-m", "sk_bnreg", "compare"]
+
+
+def run(*arguments, **kwargs):
+    environment = {**os.environ, "COLUMNS": "120"}
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment, **kwargs)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Numbers with gaps, words, booleans, a date; the target depends on a number and a word."""
+    rng = np.random.default_rng(0)
+    size, colour = rng.normal(10, 3, 240), rng.choice(["red", "green", "blue", None], 240)
+    frame = pd.DataFrame(
+        {
+            "size": np.where(rng.random(240) < 0.1, np.nan, size),
+            "colour": colour,
+            "new": rng.random(240) < 0.5,
+            "day": pd.date_range("2024-01-01", periods=240).astype(str),
+            "label": np.where(size + 3 * (colour == "red") + rng.normal(size=240) > 10, "good", "bad"),
+        }
+    )
+    frame.to_csv(tmp_path / "mixed.csv", index=False)
+    frame.rename(columns={"label": "target"}).to_parquet(tmp_path / "mixed.parquet")
+    return tmp_path
+
+
+def test_compare_a_mixed_table_and_load_what_it_saved(mixed):
+    done = run(mixed / "mixed.csv", "--quick", "--candidates", 1, "--folds", 3, "--out", mixed / "out")
+    assert done.returncode == 0, done.stderr
+    assert "classification of 'label', 240 rows, 4 columns" in done.stdout
+    assert "--quick: fewer rows, folds and candidates" in done.stdout
+    assert re.search(r"L2 on the weights (is redundant|helps|hurts|is undecided)\s+given\s+batch\s+norm", done.stdout)
+    assert "Warning" not in done.stderr
+    results = pd.read_parquet(mixed / "out" / "results.parquet")
+    assert len(results) == 15
+    import joblib
+
+    model = joblib.load(mixed / "out" / "best_estimator.joblib")
+    frame = pd.read_csv(mixed / "mixed.csv")
+    assert set(model.predict(frame.drop(columns="label"))) == {"good", "bad"}
+    assert results["score"].mean() > 0.6
+    again = run(mixed / "mixed.csv", "--quick", "--candidates", 1, "--folds", 3, "--out", mixed / "out")
+    assert again.returncode == 0
+    assert len(pd.read_parquet(mixed / "out" / "results.parquet")) == 15
+
+
+def test_task_target_scoring_and_seed_do_what_they_say(tmp_path):
+    frame = load_diabetes(as_frame=True).frame
+    frame.to_csv(tmp_path / "d.csv", index=False)
+    settings = ("--candidates", 1, "--folds", 2, "--quick", "--scoring", "neg_mean_absolute_error", "--rope", 1)
+    done = run(tmp_path / "d.csv", "--target", "bmi", "--task", "regression", "--seed", 4, *settings)
+    assert done.returncode == 0, done.stderr
+    assert "regression of 'bmi', 442 rows, 10 columns" in done.stdout
+    assert "neg_mean_absolute_error" in done.stdout
+    scores = [re.findall(r"(plain|bn\+l2) +(-?\d\.\d+)", out.stdout) for out in (
+        done, run(tmp_path / "d.csv", "--target", "bmi", "--task", "regression", "--seed", 4, *settings),
+        run(tmp_path / "d.csv", "--target", "bmi", "--task", "regression", "--seed", 5, *settings))]  # fmt: skip
+    assert scores[0] == scores[1] != scores[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.csv"], "There is no file 'nowhere.csv'"),
+        (["digits", "--task", "ranking"], "task must be one of"),
+        (["digits", "--scoring", "neg_log_loss"], "rope must be given for scoring='neg_log_loss'"),
+        (["digits", "--scoring", "acuracy"], "acuracy"),
+    ],
+)
+def test_bad_arguments_end_in_one_sentence(arguments, message):
+    done = run(*arguments, "--quick")
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_keeps_what_is_finished(mixed):
+    arguments = [mixed / "mixed.csv", "--quick", "--out", mixed / "out"]
+    process = subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (mixed / "out" / "results.parquet").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in " ".join(stdout.split())
+    assert "Traceback" not in stderr
+    before = pd.read_parquet(mixed / "out" / "results.parquet")
+    assert run(*arguments).returncode == 0
+    after = pd.read_parquet(mixed / "out" / "results.parquet")
+    pd.testing.assert_frame_equal(after.iloc[: len(before)], before)
+    assert len(after) == 25
+
+
+def test_tables_are_read_for_what_they_are(mixed, tmp_path):
+    table = read_table(str(mixed / "mixed.parquet"))
+    assert (table.target, table.task, table.X.shape) == ("target", "classification", (240, 4))
+    for values, task in (
+        ([1, 2] * 30, "classification"),
+        (list(range(60)), "regression"),
+        ([0.5, 1.5] * 30, "regression"),
+        (["a", "b"] * 30, "classification"),
+        ([True, False] * 30, "classification"),
+    ):
+        pd.DataFrame({"x": range(60), "y": values}).to_csv(tmp_path / "t.csv", index=False)
+        assert read_table(str(tmp_path / "t.csv")).task == task
+
+
+def test_a_target_with_gaps_or_missing_is_refused(mixed):
+    with pytest.raises(ValueError, match=r"The target 'size' is missing in \d+ of 240 rows"):
+        read_table(str(mixed / "mixed.csv"), target="size")
+    with pytest.raises(ValueError, match="The table has no column 'price' to predict"):
+        read_table(str(mixed / "mixed.csv"), target="price")

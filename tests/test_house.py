@@ -1,0 +1,33 @@
+"""The order of the house: a file imports only from files above it, and importing is light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import sk_bnreg
+
+ORDER = ["_roles", "_stack", "_optim", "_net", "_fit", "_estimators", "_stats", "_study", "_tables", "cli", "__main__"]
+PACKAGE = Path(sk_bnreg.__file__).parent
+
+
+def test_files_import_only_from_files_above_them():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {*ORDER, "__init__"}
+    for name in ORDER:
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+        modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+        own = [module.split(".")[1] for module in modules if module.startswith("sk_bnreg.")]
+        assert all(ORDER.index(other) < ORDER.index(name) for other in own), name
+
+
+def test_importing_adds_nothing_that_only_the_study_needs():
+    """Beyond what skorch and scikit-learn import themselves."""
+    code = "import torch, skorch, sklearn.callback, sys; before = set(sys.modules); import sk_bnreg; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    added = {name.split(".")[0] for name in done.stdout.split()}
+    assert "sk_bnreg" in added
+    assert not added & {"matplotlib", "optuna", "pandas", "skrub", "rich", "typer", "pyarrow"}
+
+
+def test_all_public_names_exist():
+    assert all(getattr(sk_bnreg, name).__doc__ for name in sk_bnreg.__all__)
