@@ -131,11 +131,17 @@ def fit_stack(
     [True, True, True]
     """
     n = len(estimators)
-    several = isinstance(X, list | tuple) and len(X) == n and all(np.ndim(table) == 2 or hasattr(table, "shape") for table in X)
+    several = (
+        isinstance(X, list | tuple)
+        and len(X) == n
+        and all(np.ndim(table) == 2 or hasattr(table, "shape") for table in X)
+    )
     tables: dict[tuple[int, str], Table] = {}
     tasks = []
     for i, estimator in enumerate(estimators):
-        X_i, y_i, weight = (X[i], y[i], None if sample_weight is None else sample_weight[i]) if several else (X, y, sample_weight)
+        X_i, y_i, weight = (
+            (X[i], y[i], None if sample_weight is None else sample_weight[i]) if several else (X, y, sample_weight)
+        )
         key = (id(X_i), estimator.dtype)
         task = estimator._make_task(
             X_i,
@@ -166,7 +172,9 @@ def fit_stack(
     if len(diverged) == n:
         raise ValueError(DIVERGED)
     if diverged:
-        warnings.warn(f"Estimators {sorted(diverged)} of {n} are not fitted. {DIVERGED}", FitFailedWarning, stacklevel=2)
+        warnings.warn(
+            f"Estimators {sorted(diverged)} of {n} are not fitted. {DIVERGED}", FitFailedWarning, stacklevel=2
+        )
     return estimators
 
 
@@ -216,15 +224,16 @@ def train(tasks: Sequence[Task], on_epoch_end: Callable[[int, dict[int, float]],
         of_task: dict[int, list[float]] = {}
         for i, m in enumerate(members):
             of_task.setdefault(owner[m], []).append(losses[i] if losses else float("nan"))
+        assert on_epoch_end is not None
         stopped = on_epoch_end(epoch, {t: float(np.mean(values)) for t, values in of_task.items()})
         return [m for m in members if owner[m] in stopped]
 
     hook: EpochHook | None = None if on_epoch_end is None else stop
     try:
         net.partial_fit(
-            _stack_rows([task.train for task in tasks for _ in task.members]),
-            valid=_stack_rows([task.valid for task in tasks for _ in task.members]),
-            monitor=_stack_rows([task.monitor for task in tasks for _ in task.members]),
+            StackData.stack([task.train for task in tasks for _ in task.members]),
+            valid=_stack_some([task.valid for task in tasks for _ in task.members]),
+            monitor=_stack_some([task.monitor for task in tasks for _ in task.members]),
             epochs=None if tasks[0].epochs is None else [tasks[0].epochs] * len(owner),
             on_epoch_end=hook,
         )
@@ -232,11 +241,11 @@ def train(tasks: Sequence[Task], on_epoch_end: Callable[[int, dict[int, float]],
         net.callbacks_ = [entry for entry in net.callbacks_ if entry not in hooks]
     diverged = []
     for t, task in enumerate(tasks):
-        members = [m for m, of in enumerate(owner) if of == t]
-        if any(net.records_[m].diverged for m in members):
+        own = [m for m, of in enumerate(owner) if of == t]
+        if any(net.records_[m].diverged for m in own):
             diverged.append(t)
         else:
-            task.estimator._adopt(net.select(members), task)
+            task.estimator._adopt(net.select(own), task)
     return diverged
 
 
@@ -261,13 +270,13 @@ def make_net(task: Task, members: list[Member]) -> StackedNet:
         module__batch_norm_eps=s.batch_norm_eps,
         module__dtype=s.dtype,
         criterion__kind=s.loss,
-        **{f"optimizer__{name}": value for name, value in s.constants},
     )
+    net.set_params(**{f"optimizer__{name}": value for name, value in s.constants})
     return net.initialize()
 
 
-def _stack_rows(parts: Sequence[Rows | None]) -> StackData | None:
-    """Stack rows of each member; members without any get none."""
+def _stack_some(parts: Sequence[Rows | None]) -> StackData | None:
+    """Stack rows of each member, where some or all members may have none."""
     given = [part for part in parts if part is not None]
     if not given:
         return None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf, isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ Batch = tuple[Tensor, Tensor, Tensor | None]
 EpochHook = Callable[[int, list[int], list[float]], Sequence[int]]
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True)
+class Rows:
     """Rows of a table for one member: their indices ``(R,)``, targets and weights (None for ones)."""
 
     table: Table
@@ -70,8 +71,12 @@ class StackData(torch.utils.data.Dataset):
         weight = None
         if not (plain and counts.min() == counts.max()):
             dtype = torch.float64 if members[0].table.dtype in (torch.float64, np.float64) else torch.float32
-            weight = _pad([rows.index.new_ones(len(rows.index), dtype=dtype) if rows.weight is None else rows.weight
-                           for rows in members])
+            weight = _pad(
+                [
+                    rows.index.new_ones(len(rows.index), dtype=dtype) if rows.weight is None else rows.weight
+                    for rows in members
+                ]
+            )
         return cls(
             table=_concatenate(list(tables.values())),
             index=_pad([rows.index + first_row[id(rows.table)] for rows in members]),
@@ -118,7 +123,8 @@ def _pad(rows: Sequence[Tensor]) -> Tensor:
 def _concatenate(tables: Sequence[Table]) -> Table:
     if len(tables) == 1:
         return tables[0]
-    return torch.cat(tables) if isinstance(tables[0], Tensor) else sparse.vstack(tables, format="csr")
+    dense = [table for table in tables if isinstance(table, Tensor)]
+    return torch.cat(dense) if dense else sparse.vstack(list(tables), format="csr")  # type: ignore[call-overload]
 
 
 def batch_bounds(n_rows: int, batch_size: int) -> list[int]:
@@ -256,7 +262,15 @@ class StackedNet(NeuralNet):
         for record in self.records_:
             record.best_loss, record.n_no_change = inf, 0
         state = self._member_state()
-        run = _Run(list(range(len(self.members))), X, valid, monitor, _clone(state), _clone(state), self._training_pass(range(len(self.members))))
+        run = _Run(
+            list(range(len(self.members))),
+            X,
+            valid,
+            monitor,
+            _clone(state),
+            _clone(state),
+            self._training_pass(range(len(self.members))),
+        )
         epoch = 0
         while run.active:
             data = {"dataset_train": run.train, "dataset_valid": run.valid}
@@ -294,8 +308,7 @@ class StackedNet(NeuralNet):
         del fit_params
         self.module_.train(training)
         hooked = self._hooked("on_batch_begin", "on_batch_end")
-        total: Tensor | float = 0.0
-        mass: Tensor | float = 0.0
+        total = mass = self.module_.theta.data.new_zeros(len(self.module_.theta))
         for batch in iterator:
             if hooked:
                 self.notify("on_batch_begin", batch=batch, training=training)
@@ -315,7 +328,9 @@ class StackedNet(NeuralNet):
         net = StackedNet(**params).initialize()
         net.records_ = [self.records_[m] for m in members]
         net.generators_ = [self.generators_[m] for m in members]
-        net._set_members({name: value[list(members)] for name, value in self._member_state().items()}, range(len(members)))
+        net._set_members(
+            {name: value[list(members)] for name, value in self._member_state().items()}, range(len(members))
+        )
         net._set_clock()
         net.history = History()
         for epoch in range(max(len(record.train_loss) for record in net.records_)):
@@ -406,7 +421,9 @@ class StackedNet(NeuralNet):
 
         with torch.no_grad():
             bounds = batch_bounds(len(data), self._rows_at_once())
-            return self._recorded(prefix + "_loss", self.run_single_epoch(data.batches(order, bounds), False, prefix, step))
+            return self._recorded(
+                prefix + "_loss", self.run_single_epoch(data.batches(order, bounds), False, prefix, step)
+            )
 
     def _recorded(self, name: str, loss: Tensor) -> list[float]:
         """Write the mean over members to the history, and whether it is the best so far, as skorch does."""
@@ -480,11 +497,15 @@ class StackedNet(NeuralNet):
 
     def _hooked(self, *names: str) -> bool:
         """Tell whether any callback defines one of these hooks."""
-        return any(getattr(type(cb), name) is not getattr(Callback, name) for _, cb in self.callbacks_ for name in names)
+        return any(
+            getattr(type(cb), name) is not getattr(Callback, name) for _, cb in self.callbacks_ for name in names
+        )
 
     def _rows_at_once(self) -> int:
         """Return how many rows of every member to evaluate together: about 16 MB of activations."""
-        widest = max(sum(shape) for shape in self.module_.shapes["hidden_weights"] + self.module_.shapes["output_weights"])
+        widest = max(
+            sum(shape) for shape in self.module_.shapes["hidden_weights"] + self.module_.shapes["output_weights"]
+        )
         return max(64, 2**22 // (widest * len(self.module_.theta)))
 
 

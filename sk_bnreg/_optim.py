@@ -155,6 +155,7 @@ class StackedSolver(torch.optim.Optimizer):
         """Take one step with the gradient in ``theta.grad`` and the learning rates `rates`, ``(M, 1)``."""
         group = self.param_groups[0]
         theta, grad = self.stack.theta.data, self.stack.theta.grad
+        assert grad is not None
         for columns, l2 in self.coupled:
             grad[:, columns].addcmul_(theta[:, columns], l2)
         update = self._update(grad, group)

@@ -87,8 +87,8 @@ class StackedMLP(nn.Module):
         self.batch_norm = batch_norm
         self.batch_norm_eps = batch_norm_eps
         hidden = list(hidden_layer_sizes)
-        weights = [(after, before) for before, after in pairwise([n_features, *hidden, n_outputs])]
-        units = [(size,) for size in hidden]
+        weights: list[tuple[int, ...]] = [(out, into) for into, out in pairwise([n_features, *hidden, n_outputs])]
+        units: list[tuple[int, ...]] = [(size,) for size in hidden]
         self.shapes: dict[str, list[tuple[int, ...]]] = {
             "hidden_weights": weights[:-1],
             "output_weights": weights[-1:],
@@ -319,9 +319,7 @@ class TrainingPass:
         batch = [mean for mean, _ in moments] + [rstd.pow(-2) for _, rstd in moments]
         torch._foreach_lerp_(self.statistics, batch, max(0.1, 1 / self.stack.n_steps))
 
-    def _normalise_backward(
-        self, layer: int, delta: Tensor, saved: tuple[Tensor, ...], share: Tensor | None
-    ) -> Tensor:
+    def _normalise_backward(self, layer: int, delta: Tensor, saved: tuple[Tensor, ...], share: Tensor | None) -> Tensor:
         gamma = self.value["gamma"][layer]
         if share is None:
             z, mean, rstd = saved

@@ -43,7 +43,7 @@ class Contrast:
 
     @property
     def verdict(self) -> str:
-        """"redundant", "helps", "hurts" (each with a probability over 0.95) or "undecided"."""
+        """ "redundant", "helps", "hurts" (each with a probability over 0.95) or "undecided"."""
         words = {"redundant": self.p_equivalent, "helps": self.p_better, "hurts": self.p_worse}
         word = max(words, key=lambda name: words[name])
         return word if words[word] > 0.95 else "undecided"

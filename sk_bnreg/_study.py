@@ -104,11 +104,11 @@ class SchemeComparison:
         return str(self._scores().mean().idxmax())
 
     def table(self) -> pd.DataFrame:
-        """Return, for each scheme, the score, its difference to the best with the corrected interval, and what was tuned."""
+        """Return each scheme's score, difference to the best with its corrected interval, and median settings."""
         scores, best = self._scores(), self.best_scheme
         tuned = self.frame.groupby("scheme")[["learning_rate_init", "budget"]].median()
         rows = []
-        for scheme in scores:
+        for scheme in self.schemes:
             against = self._contrast(scheme, best)
             rows.append(
                 {
@@ -117,11 +117,9 @@ class SchemeComparison:
                     "difference": against.mean,
                     "low": against.low,
                     "high": against.high,
-                    "learning_rate_init": tuned.loc[scheme, "learning_rate_init"],
-                    "budget": tuned.loc[scheme, "budget"],
                 }
             )
-        return pd.DataFrame(rows).set_index("scheme")
+        return pd.DataFrame(rows).set_index("scheme").join(tuned)
 
     def verdicts(self) -> list[Answer]:
         """Return an answer to each question whose schemes were compared; else the best scheme against each other."""
@@ -300,7 +298,9 @@ class _Study:
         for network, (name, (candidate, inner_score)) in zip(networks, chosen.items(), strict=True):
             score = part.score(network)
             if np.isnan(score):
-                raise ValueError(f"The tuned network of scheme {name!r} diverged in fold {fold}; lower learning_rate_init.")
+                raise ValueError(
+                    f"The tuned network of scheme {name!r} diverged in fold {fold}; lower learning_rate_init."
+                )
             rows.append(
                 {
                     "scheme": name,
@@ -360,7 +360,9 @@ class _Study:
             scores.append([part.score(network) for network in part.fit(wanted, progress)])
         means = np.mean(scores, axis=0).reshape(len(names), -1)
         if np.isnan(means).all(axis=1).any():
-            raise ValueError("Every candidate of a scheme diverged in an inner fold; lower learning_rate_init or scale X.")
+            raise ValueError(
+                "Every candidate of a scheme diverged in an inner fold; lower learning_rate_init or scale X."
+            )
         return {name: (int(np.nanargmax(row)), float(np.nanmax(row))) for name, row in zip(names, means, strict=True)}
 
 
@@ -406,8 +408,11 @@ class _Store:
         if random_state is None and stored:
             self.seed = stored["random_state"]
         else:
-            self.seed = int(np.random.RandomState().randint(2**31 - 1) if random_state is None else
-                            check_random_state(random_state).randint(2**31 - 1))
+            self.seed = int(
+                np.random.RandomState().randint(2**31 - 1)
+                if random_state is None
+                else check_random_state(random_state).randint(2**31 - 1)
+            )
 
     def _stored(self) -> dict[str, Any]:
         path = None if self.folder is None else self.folder / "study.json"
@@ -429,7 +434,8 @@ class _Store:
         description = {"fingerprint": fingerprint, "random_state": self.seed, "versions": versions}
         self._replace("study.json", lambda path: path.write_text(json.dumps(description, indent=1)))
         if (self.folder / "results.parquet").exists():
-            self.rows = pd.read_parquet(self.folder / "results.parquet").to_dict("records")
+            frame = pd.read_parquet(self.folder / "results.parquet")
+            self.rows = [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
         return {row["fold"] for row in self.rows}
 
     def add(self, rows: list[dict[str, Any]]) -> None:
@@ -445,8 +451,8 @@ class _Store:
 
     def frame(self, schemes: Sequence[str]) -> pd.DataFrame:
         """Return all rows, by fold and scheme."""
-        order = {name: i for i, name in enumerate(schemes)}
-        return pd.DataFrame(sorted(self.rows, key=lambda row: (row["fold"], order[row["scheme"]])))
+        place = {(row["fold"], schemes.index(row["scheme"])): row for row in self.rows}
+        return pd.DataFrame([place[key] for key in sorted(place)])
 
     def _replace(self, name: str, write: Callable[[Path], Any]) -> None:
         """Write a file beside its place and move it there, so that a kill leaves the old one whole."""
@@ -457,10 +463,12 @@ class _Store:
 
 
 def _fingerprint(study: _Study, splits: Any) -> str:
-    X = study.X
-    content = pd.util.hash_pandas_object(X).to_numpy() if isinstance(X, pd.DataFrame) else np.asarray(X)
+    frame = isinstance(study.X, pd.DataFrame)
+    content = np.asarray(pd.util.hash_pandas_object(study.X)) if frame else np.asarray(study.X)
     settings = (study.schemes, study.candidates, study.inner_cv, study.scoring, study.seed)
-    return joblib.hash((content, np.asarray(study.y), study.groups, study.sample_weight, study.estimator, settings, splits))
+    return joblib.hash(
+        (content, np.asarray(study.y), study.groups, study.sample_weight, study.estimator, settings, splits)
+    )
 
 
 def _folds(n_splits: int, n_repeats: int, estimator: Any, y: Any, groups: Any, seed: int) -> Any:

@@ -72,12 +72,16 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
     if target is None:
         target = "target" if "target" in frame else str(frame.columns[-1])
     if target not in frame:
-        raise ValueError(f"The table has no column {target!r} to predict; its columns are {list(map(str, frame.columns))}.")
+        raise ValueError(
+            f"The table has no column {target!r} to predict; its columns are {list(map(str, frame.columns))}."
+        )
     if len(frame.columns) < 2 or frame.empty:
         raise ValueError(f"The table needs rows and a column beside the target, got shape {frame.shape}.")
     y = frame.pop(target)
     if y.isna().any():
-        raise ValueError(f"The target {target!r} is missing in {int(y.isna().sum())} of {len(y)} rows; drop or fill them.")
+        raise ValueError(
+            f"The target {target!r} is missing in {int(y.isna().sum())} of {len(y)} rows; drop or fill them."
+        )
     if task is None:
         few_whole = pd.api.types.is_integer_dtype(y) and y.nunique() <= 20
         numeric = pd.api.types.is_numeric_dtype(y) and not pd.api.types.is_bool_dtype(y)

@@ -21,17 +21,25 @@ def describe() -> None:
 
 @app.command()
 def compare(
-    table: Annotated[str, typer.Argument(help="A .csv or .parquet file, or breast_cancer, diabetes, digits, wine.")] = "digits",
+    table: Annotated[
+        str, typer.Argument(help="A .csv or .parquet file, or breast_cancer, diabetes, digits, wine.")
+    ] = "digits",
     target: Annotated[str | None, typer.Option(help="Column to predict. [default: 'target', else the last]")] = None,
     task: Annotated[str | None, typer.Option(help="classification or regression. [default: from the target]")] = None,
     scoring: Annotated[str | None, typer.Option(help="A scikit-learn score. [default: accuracy or r2]")] = None,
-    rope: Annotated[float | None, typer.Option(help="Differences below it do not matter. [default: 0.01 for scores up to 1]")] = None,
+    rope: Annotated[
+        float | None, typer.Option(help="Differences below it do not matter. [default: 0.01 for scores up to 1]")
+    ] = None,
     folds: Annotated[int | None, typer.Option(min=2, help="Outer folds. [default: 5, twice]")] = None,
-    candidates: Annotated[int | None, typer.Option(min=1, help="Settings that each scheme tries. [default: 12]")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="Settings that each scheme tries. [default: 12]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Determines folds, candidates and networks.")] = 0,
     jobs: Annotated[int, typer.Option(help="Outer folds at a time.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for results.parquet and best_estimator.joblib.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="At most 2,000 rows; 5 outer and 2 inner folds, 4 candidates.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="At most 2,000 rows; 5 outer and 2 inner folds, 4 candidates.")
+    ] = False,
 ) -> None:
     """Compare regularisation schemes on a table, each tuned with the same effort."""
     from sklearn.preprocessing import OneHotEncoder
@@ -55,8 +63,9 @@ def compare(
         + (f" of {len(data.X):,} (--quick)" if len(X) < len(data.X) else "")
         + f", {X.shape[1]} columns"
     )
+    outer = f"{folds} outer folds" if folds else "5 outer folds, twice"
     console.print(
-        f"5 schemes x {candidates} candidates x {inner} inner folds in {f'{folds} outer folds' if folds else '5 outer folds, twice'}"
+        f"5 schemes x {candidates} candidates x {inner} inner folds in {outer}"
         + (" (--quick: fewer rows, folds and candidates, so a weaker verdict)" if quick else "")
     )
     pipeline = tabular_pipeline(BNMLPClassifier() if data.task == "classification" else BNMLPRegressor())
@@ -101,7 +110,8 @@ def _as_rich_table(comparison: Any) -> Table:
         box=box.SIMPLE,
         pad_edge=False,
         collapse_padding=True,
-        caption="interval: corrected, 95 %, of the difference to the best; lr, D: median learning rate and decay budget tuned",
+        caption="interval: 95 %, corrected, of the difference to the best\n"
+        "lr, D: learning rate and decay budget, medians",
     )
     grid.add_column("scheme", no_wrap=True)
     for name in (comparison.metric, "difference", "interval", "lr", "D"):

@@ -93,7 +93,9 @@ def test_bad_arguments_end_in_one_sentence(arguments, message):
 
 def test_ctrl_c_keeps_what_is_finished(mixed):
     arguments = [mixed / "mixed.csv", "--quick", "--out", mixed / "out"]
-    process = subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while not (mixed / "out" / "results.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -91,7 +91,8 @@ def test_tables_weights_and_targets_of_its_own_for_each_member():
     weight[::5] = 0
     tables, targets = [X, X * 2 + 1, X], [y, y, -3 * y]
     nets = [
-        BNMLPRegressor((9,), max_iter=15, n_ensemble=k, random_state=k, dtype="float64", batch_size=16) for k in (1, 2, 3)
+        BNMLPRegressor((9,), max_iter=15, n_ensemble=k, random_state=k, dtype="float64", batch_size=16)
+        for k in (1, 2, 3)
     ]
     stacked = fit_stack([clone(net) for net in nets], tables, targets, sample_weight=[weight, None, weight])
     for net, other, X_i, y_i, w in zip(stacked, nets, tables, targets, [weight, None, weight], strict=True):
@@ -143,7 +144,9 @@ def test_on_epoch_end_stops_the_members_it_names(classes):
 
 def test_a_diverged_member_takes_no_other_with_it(classes):
     X, y = classes
-    nets = [BNMLPRegressor((8,), solver="sgd", batch_norm=False, learning_rate_init=lr, max_iter=20) for lr in (1e-3, 1e9)]
+    nets = [
+        BNMLPRegressor((8,), solver="sgd", batch_norm=False, learning_rate_init=lr, max_iter=20) for lr in (1e-3, 1e9)
+    ]
     with pytest.warns(FitFailedWarning, match=r"Estimators \[1\] of 2 are not fitted"):
         fit_stack(nets, X, y)
     assert np.isfinite(nets[0].predict(X)).all()

@@ -7,7 +7,20 @@ from pathlib import Path
 
 import sk_bnreg
 
-ORDER = ["_roles", "_stack", "_optim", "_net", "_fit", "_estimators", "_stats", "_study", "_tables", "cli", "__main__"]
+ORDER = [
+    "_roles",
+    "_stack",
+    "_optim",
+    "_net",
+    "_fit",
+    "_base",
+    "_estimators",
+    "_stats",
+    "_study",
+    "_tables",
+    "cli",
+    "__main__",
+]
 PACKAGE = Path(sk_bnreg.__file__).parent
 
 
@@ -22,7 +35,8 @@ def test_files_import_only_from_files_above_them():
 
 def test_importing_adds_nothing_that_only_the_study_needs():
     """Beyond what skorch and scikit-learn import themselves."""
-    code = "import torch, skorch, sklearn.callback, sys; before = set(sys.modules); import sk_bnreg; print(*set(sys.modules) - before)"
+    code = "import torch, skorch, sklearn.callback, sys; before = set(sys.modules)"
+    code += "; import sk_bnreg; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     added = {name.split(".")[0] for name in done.stdout.split()}
     assert "sk_bnreg" in added

@@ -23,9 +23,7 @@ M, D, C, B = 3, 5, 3, 11
 
 
 def make_stack(**kwargs):
-    stack = StackedMLP(
-        n_members=M, n_features=D, hidden_layer_sizes=(7, 4), n_outputs=C, dtype=torch.float64, **kwargs
-    )
+    stack = StackedMLP(n_members=M, n_features=D, hidden_layer_sizes=(7, 4), n_outputs=C, dtype=torch.float64, **kwargs)
     stack.reset_parameters([torch.Generator().manual_seed(m) for m in range(M)])
     with torch.no_grad():  # away from the special values 1 and 0
         for role in ("gamma", "beta"):
@@ -39,7 +37,9 @@ def ordinary_network(stack, m):
     layers, by_role = [], {role: [] for role in block}
     for k, weight in enumerate([*block["hidden_weights"], *block["output_weights"]]):
         last = k == len(block["hidden_weights"])
-        linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=last or not stack.batch_norm, dtype=torch.float64)
+        linear = torch.nn.Linear(
+            weight.shape[1], weight.shape[0], bias=last or not stack.batch_norm, dtype=torch.float64
+        )
         linear.weight.data = weight
         by_role["output_weights" if last else "hidden_weights"].append(linear.weight)
         if linear.bias is not None:
@@ -135,9 +135,12 @@ def test_evaluation_uses_the_running_statistics():
 def test_dropout_gradient_equals_autograd_with_the_same_masks():
     stack = make_stack(batch_norm=False)
     x, target = make_batch("squared")
-    draw = lambda: Dropout([0.5, 0.0, 0.3], [7, 4], [torch.Generator().manual_seed(m) for m in range(M)], torch.float64)
-    TrainingPass(stack, StackedLoss("squared"), draw())(x, target, None)
-    masks = draw().draw(B, None)
+    first, second = (
+        Dropout([0.5, 0.0, 0.3], [7, 4], [torch.Generator().manual_seed(m) for m in range(M)], torch.float64)
+        for _ in range(2)
+    )
+    TrainingPass(stack, StackedLoss("squared"), first)(x, target, None)
+    masks = second.draw(B, None)
     assert masks[0][1].eq(1).all()
     for m in range(M):
         network, parameters = ordinary_network(stack, m)
@@ -161,11 +164,34 @@ def test_loss_and_gradient_equal_scikit_learns_mlp(n_classes, activation):
     """One SGD step at rate 1 from the same weights: alpha / batch_size is l2."""
     rng = np.random.default_rng(0)
     X, y, alpha = rng.standard_normal((40, 6)), rng.integers(0, n_classes, 40), 0.7
-    theirs = MLPClassifier((9, 5), activation, solver="sgd", alpha=alpha, batch_size=40, max_iter=1, random_state=0,
-                           momentum=0, nesterovs_momentum=False, learning_rate_init=1e-12)
-    ours = BNMLPClassifier((9, 5), activation, batch_norm=False, solver="sgd", l2=alpha / 40, l2_mode="loss", momentum=0,
-                           batch_size=40, max_iter=1, learning_rate="constant", learning_rate_init=1.0, dtype="float64",
-                           warm_start=True, random_state=0)
+    theirs = MLPClassifier(
+        (9, 5),
+        activation,
+        solver="sgd",
+        alpha=alpha,
+        batch_size=40,
+        max_iter=1,
+        random_state=0,
+        momentum=0,
+        nesterovs_momentum=False,
+        learning_rate_init=1e-12,
+    )
+    ours = BNMLPClassifier(
+        (9, 5),
+        activation,
+        batch_norm=False,
+        solver="sgd",
+        l2=alpha / 40,
+        l2_mode="loss",
+        momentum=0,
+        batch_size=40,
+        max_iter=1,
+        learning_rate="constant",
+        learning_rate_init=1.0,
+        dtype="float64",
+        warm_start=True,
+        random_state=0,
+    )
     with pytest.warns(UserWarning, match="Maximum iterations"):
         theirs.fit(X, y)
     ours.fit(X, y)
@@ -176,11 +202,13 @@ def test_loss_and_gradient_equal_scikit_learns_mlp(n_classes, activation):
     for view, intercept in zip(block["biases"], theirs.intercepts_, strict=True):
         view[0] = torch.from_numpy(intercept)
     sizes = [6, 9, 5, 1 if n_classes == 2 else n_classes]
-    arrays = lambda: ([np.empty((a, b)) for a, b in itertools.pairwise(sizes)], [np.empty(b) for b in sizes[1:]])
+    coef_room = [np.empty((a, b)) for a, b in itertools.pairwise(sizes)]
+    intercept_room = [np.empty(b) for b in sizes[1:]]
     deltas = [np.empty((40, size)) for size in sizes[1:]]
     codes = y[:, None] if n_classes == 2 else np.eye(n_classes)[y]
+    activations = [X, *(np.empty((40, size)) for size in sizes[1:])]
     loss, coef_grads, intercept_grads = theirs._backprop(
-        X, codes.astype(float), None, [X, *(np.empty((40, size)) for size in sizes[1:])], deltas, *arrays()
+        X, codes.astype(float), None, activations, deltas, coef_room, intercept_room
     )
     before = [coef.copy() for coef in ours.coefs_ + ours.intercepts_]
     ours.fit(X, y)

@@ -37,7 +37,7 @@ def test_equals_a_plain_nested_loop(table):
     study = compare_schemes(model, X, y, cv=cv, n_candidates=3, inner_cv=2, random_state=1)
     assert len(study.frame) == 3 * len(SCHEMES)
     tried = study.frame.groupby("scheme")["learning_rate_init"].apply(set)
-    for fold, (train, test) in enumerate(cv.split(X, y)):
+    for fold, (train, test) in enumerate(cv.split(X, y)):  # noqa: B007 (in the query)
         for name, scheme in SCHEMES.items():
             row = study.frame.query("fold == @fold and scheme == @name").iloc[0]
             chosen = clone(model).set_params(
@@ -78,7 +78,10 @@ def test_table_and_verdicts_follow_from_the_frame(table):
     assert asked == {("bn+l2", "bn"), ("bn+l2", "l2"), ("bn+l2+gamma+beta", "bn+l2")}
     l2_given_bn = study.verdicts()[0]
     assert l2_given_bn.contrast.mean == pytest.approx((scores["bn+l2"] - scores["bn"]).mean())
-    assert f"L2 on the weights {'is ' if l2_given_bn.contrast.verdict in ('redundant', 'undecided') else ''}" in study.sentence()
+    assert (
+        f"L2 on the weights {'is ' if l2_given_bn.contrast.verdict in ('redundant', 'undecided') else ''}"
+        in study.sentence()
+    )
     assert study.best_estimator_.score(X, y) > 0.6
 
 
@@ -90,7 +93,13 @@ def test_the_words_of_the_verdict(shift, words):
     noise = np.array([-1.0, 1.0, 0.5, -0.5]) * 0.002
     frame = pd.DataFrame(
         [
-            {"scheme": name, "fold": fold, "score": 0.7 + (shift + noise[fold]) * (name == "bn+l2"), "n_train": 75, "n_test": 25}
+            {
+                "scheme": name,
+                "fold": fold,
+                "score": 0.7 + (shift + noise[fold]) * (name == "bn+l2"),
+                "n_train": 75,
+                "n_test": 25,
+            }
             for name in ("bn", "bn+l2")
             for fold in range(4)
         ]
@@ -103,7 +112,7 @@ def test_the_words_of_the_verdict(shift, words):
 class Spy(TransformerMixin, BaseEstimator):
     """Remembers the row numbers (column 0) that reach a fit, and those transformed after it."""
 
-    seen: list = []  # noqa: RUF012
+    seen: list = []
 
     def fit(self, X, y=None):
         self.fitted_ = set(X[:, 0])
@@ -119,7 +128,9 @@ def test_no_outer_test_row_reaches_a_fit(table):
     X = np.column_stack([np.arange(150), X])
     Spy.seen = []
     cv = KFold(3, shuffle=True, random_state=0)
-    compare_schemes(make_pipeline(Spy(), BNMLPClassifier(**SMALL)), X, y, cv=cv, n_candidates=2, inner_cv=2, random_state=0)
+    compare_schemes(
+        make_pipeline(Spy(), BNMLPClassifier(**SMALL)), X, y, cv=cv, n_candidates=2, inner_cv=2, random_state=0
+    )
     for train, test in cv.split(X):
         of_fold = [fitted for fitted, _ in Spy.seen if fitted <= set(train)]
         assert len(of_fold) >= 6  # two inner folds and the outer one, training and test rows each
@@ -144,7 +155,9 @@ def test_groups_stay_together_and_weights_reach_fit_and_score():
     settings = {"cv": GroupKFold(4), "groups": groups, "n_candidates": 2, "inner_cv": 2, "random_state": 0}
     schemes = {"bn": SCHEMES["bn"], "bn+l2": SCHEMES["bn+l2"]}
     one = compare_schemes(BNMLPRegressor(**SMALL), X, y, schemes=schemes, sample_weight=weight, **settings)
-    other = compare_schemes(BNMLPRegressor(**SMALL), X_spoiled, y_spoiled, schemes=schemes, sample_weight=weight, **settings)
+    other = compare_schemes(
+        BNMLPRegressor(**SMALL), X_spoiled, y_spoiled, schemes=schemes, sample_weight=weight, **settings
+    )
     np.testing.assert_allclose(one.frame["score"], other.frame["score"], rtol=1e-9)
 
 
@@ -181,7 +194,14 @@ def test_other_scores_ask_for_a_rope(table):
     with pytest.raises(ValueError, match="rope must be given for scoring='neg_log_loss'"):
         compare_schemes(BNMLPClassifier(**SMALL), *table, scoring="neg_log_loss")
     study = compare_schemes(
-        BNMLPClassifier(**SMALL), *table, scoring="neg_log_loss", rope=0.05, cv=2, n_candidates=1, inner_cv=2, random_state=0
+        BNMLPClassifier(**SMALL),
+        *table,
+        scoring="neg_log_loss",
+        rope=0.05,
+        cv=2,
+        n_candidates=1,
+        inner_cv=2,
+        random_state=0,
     )
     assert (study.frame["score"] < 0).all()
 
