@@ -86,7 +86,9 @@ def main():
         f"scikit-learn {sklearn.__version__}, skorch {skorch.__version__}; {args.rows:,} x 30 rows, {EPOCHS} epochs, "
         f"median [min, max] of {args.rounds} rounds"
     )
-    print(f"{'network':22} {'peer':14} {'peer, s':>8} {'one fit / peer':>22} {f'stack of {args.stack}, each / peer':>30}")
+    print(
+        f"{'network':22} {'peer':14} {'peer, s':>8} {'one fit / peer':>22} {f'stack of {args.stack}, each / peer':>30}"
+    )
     for units, batch_size in ((64, 64), (128, 256)):
         for batch_norm in (False, True):
 

@@ -131,18 +131,15 @@ def fit_stack(
     [True, True, True]
     """
     n = len(estimators)
-    several = (
-        isinstance(X, list | tuple)
-        and len(X) == n
-        and all(np.ndim(table) == 2 or hasattr(table, "shape") for table in X)
-    )
-    tables: dict[tuple[int, str], Table] = {}
+    several = isinstance(X, list | tuple) and all(len(np.shape(table)) == 2 for table in X)
+    if several and len(X) != n:
+        raise ValueError(f"X must be one table or a list of one per estimator, got {len(X)} for {n} estimators.")
+    given = (X, y, [None] * n if sample_weight is None else sample_weight)
+    by_estimator = zip(*given, strict=True) if several else [(X, y, sample_weight)] * n
+    tables: dict[tuple[int, str, str], Table] = {}
     tasks = []
-    for i, estimator in enumerate(estimators):
-        X_i, y_i, weight = (
-            (X[i], y[i], None if sample_weight is None else sample_weight[i]) if several else (X, y, sample_weight)
-        )
-        key = (id(X_i), estimator.dtype)
+    for i, (estimator, (X_i, y_i, weight)) in enumerate(zip(estimators, by_estimator, strict=True)):
+        key = (id(X_i), estimator.dtype, str(estimator.device))
         task = estimator._make_task(
             X_i,
             y_i,
@@ -205,8 +202,14 @@ def plan(tasks: Sequence[Task], stack_size: int | None = None) -> list[list[int]
 
 
 def best_stack_size(structure: Structure, n_rows: int) -> int:
-    """Return how many members to train together on a CPU."""
-    return 16
+    """Return how many members to train together on a CPU.
+
+    Measured on two AVX-512 cores: the time per member and step falls up to 16 members for
+    any size, and up to 32 or 64 while a layer's activations stay below 2^17 numbers.
+    """
+    batch_size = n_rows if structure.batch_size == -1 else structure.batch_size
+    activations = max(structure.hidden_layer_sizes, default=1) * batch_size
+    return min(64, max(16, 2**17 // activations))
 
 
 def train(tasks: Sequence[Task], on_epoch_end: Callable[[int, dict[int, float]], set[int]] | None = None) -> list[int]:
