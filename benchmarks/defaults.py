@@ -76,10 +76,10 @@ def main():
     print(by_table.round(4).to_string())
     lost = by_table["difference"] < -0.02 - by_table["standard_error"]
     print(
-        f"better or within 0.002 on {(by_table['difference'] >= -0.002).sum()} of {len(by_table)} tables; lost by more than "
-        f"0.02 and one paired standard error: {lost.sum()}; mean score {by_table['ours'].mean():.4f} against "
-        f"{by_table['theirs'].mean():.4f}; total fit time {frame['ours_seconds'].sum():.0f} s against "
-        f"{frame['theirs_seconds'].sum():.0f} s"
+        f"better or within 0.002 on {(by_table['difference'] >= -0.002).sum()} of {len(by_table)} tables; "
+        f"lost by more than 0.02 and one paired standard error: {lost.sum()}; "
+        f"mean score {by_table['ours'].mean():.4f} against {by_table['theirs'].mean():.4f}; "
+        f"total fit time {frame['ours_seconds'].sum():.0f} s against {frame['theirs_seconds'].sum():.0f} s"
     )
 
 

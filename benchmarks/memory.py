@@ -39,8 +39,9 @@ def main():
     before = resident()
     net.fit(X, y)
     print(
-        f"{args.task}, {args.rows:,} x {args.columns}: X {X.nbytes / 2**20:.0f} MiB, before fit {before / 2**20:.0f} MiB, "
-        f"peak {peak() / 2**20:.0f} MiB, growth {(peak() - before) / X.nbytes:.2f} of X"
+        f"{args.task}, {args.rows:,} x {args.columns}: X {X.nbytes / 2**20:.0f} MiB, "
+        f"before fit {before / 2**20:.0f} MiB, peak {peak() / 2**20:.0f} MiB, "
+        f"growth {(peak() - before) / X.nbytes:.2f} of X"
     )
 
 

@@ -16,8 +16,8 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from skorch.callbacks import Callback
 
+from sk_bnreg._data import Rows, batch_bounds
 from sk_bnreg._fit import DIVERGED, Structure, Task, train
-from sk_bnreg._net import Rows, batch_bounds
 from sk_bnreg._optim import L2_MODES, LEARNING_RATES, SOLVERS, Member, decay_budgets, learning_rates
 from sk_bnreg._roles import ROLES, l2_by_role
 from sk_bnreg._stack import ACTIVATIONS
@@ -247,11 +247,12 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             validate_data(self, X, reset=resumed is None, skip_check_array=True)
         y = self._check_target(X, y)
         index = np.arange(table.shape[0]) if rows is None else rows
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        weight = _check_weight(sample_weight, X)
         if weight is not None:
             index = index[weight[index] > 0]
             weight = weight[index]
         if resumed is None:
+            self.__dict__.pop("net_", None)  # if this training fails, nothing is fitted
             self._learn_target(y[index], weight, classes)
 
         rng = check_random_state(self.random_state)
@@ -321,7 +322,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
     def _rows(self, table, index, y, weight):
         """Collect a member's rows; equal weights are as good as none, and faster."""
         if weight is not None:
-            weight = None if np.ptp(weight) == 0 else torch.as_tensor(weight, dtype=DTYPES[self.dtype])
+            weight = None if np.ptp(weight) == 0 else torch.as_tensor(weight / weight.max(), dtype=DTYPES[self.dtype])
         target = self._encode(y)
         if target.is_floating_point():
             target = target.to(DTYPES[self.dtype])
@@ -335,7 +336,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             raise ValueError("X_val and y_val must be given together, got only one of them.")
         X_val = validate_data(self, X_val, reset=False, **self._array_rules())
         y_val = self._check_target(X_val, y_val)
-        weight = None if sample_weight_val is None else _check_sample_weight(sample_weight_val, X_val)
+        weight = _check_weight(sample_weight_val, X_val)
         return self._rows(_as_table(X_val, self.device), np.arange(X_val.shape[0]), y_val, weight)
 
     def _split(self, rows, rng):
@@ -449,6 +450,9 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         sizes = {role: columns.stop - columns.start for role, columns in net.module_.slices.items()}
         return [RoleReport(role, sizes[role], member.l2[role], float(budgets[role])) for role in ROLES]
 
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "net_")
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
@@ -472,6 +476,10 @@ class _EpochTasks(Callback):
         )
         if stop:
             raise KeyboardInterrupt
+
+
+def _check_weight(weight, X):
+    return None if weight is None else _check_sample_weight(weight, X, ensure_non_negative=True)
 
 
 def _as_table(X, device):

@@ -10,7 +10,8 @@ import torch
 from sklearn.exceptions import FitFailedWarning
 from skorch.callbacks import Callback
 
-from sk_bnreg._net import EpochHook, Rows, StackData, StackedNet, Table
+from sk_bnreg._data import Rows, StackData, Table
+from sk_bnreg._net import EpochHook, StackedNet
 from sk_bnreg._optim import SOLVERS, Member
 from sk_bnreg._stack import StackedLoss, StackedMLP
 

@@ -1,145 +1,25 @@
 """StackedNet: the skorch net that trains every member of a stack at once."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import inf, isfinite
+from math import inf, isfinite, isnan, nan
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, PrintLog
 from skorch.history import History
 from torch import Tensor
 
+from sk_bnreg._data import Batch, StackData, Table, batch_bounds
 from sk_bnreg._optim import Member, learning_rates
 from sk_bnreg._stack import Dropout, StackedLoss, StackedMLP, TrainingPass
 
-Table = Tensor | sparse.csr_array
-Batch = tuple[Tensor, Tensor, Tensor | None]
 EpochHook = Callable[[int, list[int], list[float]], Sequence[int]]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a table for one member: their indices ``(R,)``, targets and weights (None for ones)."""
-
-    table: Table
-    index: Tensor
-    target: Tensor
-    weight: Tensor | None
-
-
-@dataclass
-class StackData(torch.utils.data.Dataset):
-    """The rows of every member, padded to the longest with rows of weight zero.
-
-    Attributes
-    ----------
-    table : Tensor or csr_array of shape (N, D)
-    index : Tensor of shape (M, R)
-        Rows of `table`.
-    target : Tensor of shape (M, R) or (M, R, C)
-    weight : Tensor of shape (M, R) or None
-    counts : ndarray of shape (M,)
-        Rows of each member without padding.
-    n_unweighted : int
-        Up to this position every member has a row of weight one.
-    """
-
-    table: Table
-    index: Tensor
-    target: Tensor
-    weight: Tensor | None
-    counts: NDArray[np.int64]
-    n_unweighted: int
-
-    @classmethod
-    def stack(cls, members: Sequence[Rows]) -> "StackData":
-        """Stack the members' rows; a table that several members share is held once."""
-        tables = {id(rows.table): rows.table for rows in members}
-        first_row, n_rows = {}, 0
-        for key, table in tables.items():
-            first_row[key] = n_rows
-            n_rows += table.shape[0]
-        counts = np.array([len(rows.index) for rows in members])
-        plain = all(rows.weight is None for rows in members)
-        weight = None
-        if not (plain and counts.min() == counts.max()):
-            dtype = torch.float64 if members[0].table.dtype in (torch.float64, np.float64) else torch.float32
-            weight = _pad(
-                [
-                    rows.index.new_ones(len(rows.index), dtype=dtype) if rows.weight is None else rows.weight
-                    for rows in members
-                ]
-            )
-        return cls(
-            table=_concatenate(list(tables.values())),
-            index=_pad([rows.index + first_row[id(rows.table)] for rows in members]),
-            target=_pad([rows.target for rows in members]),
-            weight=weight,
-            counts=counts,
-            n_unweighted=int(counts.min()) if plain else 0,
-        )
-
-    def __len__(self) -> int:
-        return self.index.shape[1]
-
-    def select(self, members: Sequence[int]) -> "StackData":
-        """Return the data of these members."""
-        weight = None if self.weight is None else self.weight[members]
-        return StackData(
-            self.table, self.index[members], self.target[members], weight, self.counts[members], self.n_unweighted
-        )
-
-    def batches(self, order: Tensor, bounds: Sequence[int]) -> Iterator[Batch]:
-        """Yield inputs ``(M, D, B)``, targets ``(M, C, B)`` or ``(M, B)``, weights ``(M, B)`` or None.
-
-        `order` ``(M, R)`` counts within each member's rows; `bounds` cuts its columns.
-        """
-        for start, stop in pairwise(bounds):
-            position = order[:, start:stop]
-            index = self.index.gather(1, position)  # (M, B)
-            if isinstance(self.table, Tensor):
-                x = self.table.index_select(0, index.view(-1))
-            else:
-                x = torch.from_numpy(self.table[index.view(-1).cpu().numpy()].toarray()).to(index.device)
-            if self.target.dim() == 2:
-                target = self.target.gather(1, position)
-            else:
-                target = self.target.gather(1, position[:, :, None].expand(-1, -1, self.target.shape[2])).mT
-            weight = None if self.weight is None or stop <= self.n_unweighted else self.weight.gather(1, position)
-            yield x.view(*index.shape, -1).mT, target, weight
-
-
-def _pad(rows: Sequence[Tensor]) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-
-
-def _concatenate(tables: Sequence[Table]) -> Table:
-    if len(tables) == 1:
-        return tables[0]
-    dense = [table for table in tables if isinstance(table, Tensor)]
-    return torch.cat(dense) if dense else sparse.vstack(list(tables), format="csr")  # type: ignore[call-overload]
-
-
-def batch_bounds(n_rows: int, batch_size: int) -> list[int]:
-    """Return where batches start and end; a last batch of one row joins the batch before it.
-
-    Examples
-    --------
-    >>> from sk_bnreg._net import batch_bounds
-    >>> batch_bounds(17, 8), batch_bounds(18, 8), batch_bounds(1, 8)
-    ([0, 8, 17], [0, 8, 16, 18], [0, 1])
-    """
-    bounds = [*range(0, n_rows, batch_size), n_rows]
-    if batch_size > 1 and len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
-        del bounds[-2]
-    return bounds
 
 
 @dataclass
@@ -262,15 +142,8 @@ class StackedNet(NeuralNet):
         for record in self.records_:
             record.best_loss, record.n_no_change = inf, 0
         state = self._member_state()
-        run = _Run(
-            list(range(len(self.members))),
-            X,
-            valid,
-            monitor,
-            _clone(state),
-            _clone(state),
-            self._training_pass(range(len(self.members))),
-        )
+        active = list(range(len(self.members)))
+        run = _Run(active, X, valid, monitor, _clone(state), _clone(state), self._training_pass(active))
         epoch = 0
         while run.active:
             data = {"dataset_train": run.train, "dataset_valid": run.valid}
@@ -292,8 +165,10 @@ class StackedNet(NeuralNet):
             epoch += 1
         self._set_members(run.final, range(len(self.members)))
         self._set_clock()
-        for record, finite in zip(self.records_, self.module_.theta.data.isfinite().all(1).tolist(), strict=True):
-            record.diverged |= not finite
+        for m, finite in enumerate(self.module_.theta.data.isfinite().all(1).tolist()):
+            record = self.records_[m]
+            kept_an_epoch = self._watches(run, m) and record.best_loss < inf
+            record.diverged = not finite or (record.diverged and not kept_an_epoch)
         return self
 
     def run_single_epoch(
@@ -304,7 +179,7 @@ class StackedNet(NeuralNet):
         step_fn: Callable[[Batch], Tensor],
         **fit_params: Any,
     ) -> Tensor:
-        """Return each member's mean loss over the batches, and record the stack's mean in the history."""
+        """Return each member's mean loss over the batches."""
         del fit_params
         self.module_.train(training)
         hooked = self._hooked("on_batch_begin", "on_batch_end")
@@ -337,11 +212,10 @@ class StackedNet(NeuralNet):
             net.history.new_epoch()
             net.history.record("epoch", epoch + 1)
             net.history.record("dur", self.history[epoch, "dur"])
-            for name in ("train_loss", "valid_loss"):
-                curves = [getattr(record, name) for record in net.records_]
-                losses = [curve[epoch] for curve in curves if epoch < len(curve)]
-                if losses:
-                    net.history.record(name, float(np.mean(losses)))
+            net._record_mean("train_loss", [r.train_loss[epoch] for r in net.records_ if epoch < len(r.train_loss)])
+            valid = [r.valid_loss[epoch] for r in net.records_ if epoch < len(r.valid_loss)]
+            if valid:
+                net._record_mean("valid_loss", valid)
         return net
 
     def snapshot(self) -> "StackedNet":
@@ -407,7 +281,7 @@ class StackedNet(NeuralNet):
         with torch.no_grad():
             batches = run.train.batches(order.to(device), bounds)
             loss = self.run_single_epoch(batches, True, "train", step) + self.optimizer_.penalty()
-        return self._recorded("train_loss", loss)
+        return self._record_mean("train_loss", loss.tolist())
 
     def _evaluate(self, data: StackData, prefix: str) -> list[float]:
         """Return each member's mean loss over some rows, with the running statistics; nan without rows."""
@@ -421,18 +295,16 @@ class StackedNet(NeuralNet):
 
         with torch.no_grad():
             bounds = batch_bounds(len(data), self._rows_at_once())
-            return self._recorded(
-                prefix + "_loss", self.run_single_epoch(data.batches(order, bounds), False, prefix, step)
-            )
+            loss = self.run_single_epoch(data.batches(order, bounds), False, prefix, step)
+        return self._record_mean(prefix + "_loss", loss.tolist())
 
-    def _recorded(self, name: str, loss: Tensor) -> list[float]:
-        """Write the mean over members to the history, and whether it is the best so far, as skorch does."""
-        losses = loss.tolist()
-        known = [value for value in losses if value == value]
-        mean = float(np.mean(known)) if known else float("nan")
+    def _record_mean(self, name: str, losses: list[float]) -> list[float]:
+        """Write the members' mean to the history, and whether it is the best so far, as skorch does."""
+        known = [loss for loss in losses if not isnan(loss)]
+        mean = float(np.mean(known)) if known else nan
         earlier = [row[name] for row in self.history[:-1] if name in row]
         self.history.record(name, mean)
-        self.history.record(name + "_best", not earlier or mean < min(earlier))
+        self.history.record(name + "_best", mean < min(earlier, default=inf))
         return losses
 
     def _update_records(

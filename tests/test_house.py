@@ -10,6 +10,7 @@ import sk_bnreg
 ORDER = [
     "_roles",
     "_stack",
+    "_data",
     "_optim",
     "_net",
     "_fit",

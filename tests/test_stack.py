@@ -8,7 +8,7 @@ import torch
 from sklearn.neural_network import MLPClassifier
 
 from sk_bnreg import BNMLPClassifier
-from sk_bnreg._net import batch_bounds
+from sk_bnreg._data import batch_bounds
 from sk_bnreg._stack import ACTIVATIONS, Dropout, StackedLoss, StackedMLP, TrainingPass
 
 TORCH_ACTIVATIONS = {
