@@ -135,15 +135,12 @@ class StackedNet(NeuralNet):
         del y, fit_params
         bounds = batch_bounds(len(X), len(X) if self.batch_size == -1 else self.batch_size)
         schedules = self._schedules(len(bounds) - 1, epochs)
-        self.dropout_generators_ = [
-            torch.Generator(self.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            for generator in self.generators_
-        ]
         for record in self.records_:
             record.best_loss, record.n_no_change = inf, 0
         state = self._member_state()
-        active = list(range(len(self.members)))
-        run = _Run(active, X, valid, monitor, _clone(state), _clone(state), self._training_pass(active))
+        run = _Run(list(range(len(self.members))), X, valid, monitor, _clone(state), _clone(state))
+        dropout = self._dropout_generators()
+        run.training_pass = self._training_pass(run.active, dropout)
         epoch = 0
         while run.active:
             data = {"dataset_train": run.train, "dataset_valid": run.valid}
@@ -162,6 +159,7 @@ class StackedNet(NeuralNet):
                 stopped |= set(on_epoch_end(epoch, run.active, losses))
             if stopped:
                 self._release(run, stopped)
+                run.training_pass = self._training_pass(run.active, dropout)
             epoch += 1
         self._set_members(run.final, range(len(self.members)))
         self._set_clock()
@@ -341,7 +339,6 @@ class StackedNet(NeuralNet):
             run.valid = None if run.valid is None else run.valid.select(staying)
             run.monitor = None if run.monitor is None else run.monitor.select(staying)
             self._set_members({name: value[staying] for name, value in state.items()}, run.active)
-            run.training_pass = self._training_pass(run.active)
 
     def _watches(self, run: "_Run", m: int) -> bool:
         return run.valid is not None and self.members[m].early_stopping
@@ -359,12 +356,17 @@ class StackedNet(NeuralNet):
         self.module_.load(state)
         self.optimizer_.load(state, [self.members[m] for m in members])
 
-    def _training_pass(self, members: Sequence[int]) -> TrainingPass:
+    def _dropout_generators(self) -> list[torch.Generator]:
+        """Return a generator per member on the stack's device, seeded from the member's own."""
+        seeds = [int(torch.randint(2**62, (), generator=generator)) for generator in self.generators_]
+        return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+
+    def _training_pass(self, members: Sequence[int], dropout: Sequence[torch.Generator]) -> TrainingPass:
         rates = [self.members[m].dropout for m in members]
         if not any(rates):
             return TrainingPass(self.module_, self.criterion_)
         units = [shape[0] for shape in self.module_.shapes["hidden_weights"]]
-        generators = [self.dropout_generators_[m] for m in members]
+        generators = [dropout[m] for m in members]
         return TrainingPass(self.module_, self.criterion_, Dropout(rates, units, generators, self.module_.theta.dtype))
 
     def _hooked(self, *names: str) -> bool:
@@ -391,7 +393,7 @@ class _Run:
     monitor: StackData | None
     best: dict[str, Tensor]
     final: dict[str, Tensor]
-    training_pass: TrainingPass
+    training_pass: TrainingPass = field(init=False)
 
 
 def _clone(state: dict[str, Tensor]) -> dict[str, Tensor]:

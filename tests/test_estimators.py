@@ -354,17 +354,45 @@ def test_skorch_callbacks_see_batches_and_epochs_and_can_stop(table, small):
     assert scheduled.l2_report_[0].budget == pytest.approx(0.01 * sum(factors), rel=1e-6)
 
 
-def test_scikit_learn_callbacks_see_the_epochs_inside_a_search(table, small, capsys):
+class EpochCounter:
+    """A scikit-learn callback that counts epochs at any depth and stops each fit after `stop_after` of them."""
+
+    max_propagation_depth = None
+
+    def __init__(self, stop_after):
+        self.stop_after = stop_after
+        self.epochs = []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        if context.task_name == "epoch":
+            self.epochs.append(context.task_id)
+
+    def on_fit_task_end(self, estimator, context):
+        return context.task_name == "epoch" and context.task_id + 1 == self.stop_after
+
+
+def test_scikit_learn_callbacks_see_and_stop_epochs_inside_a_search(table, small):
+    counter = EpochCounter(stop_after=3)
+    search = GridSearchCV(BNMLPClassifier(**small), {"l2": [0.0, 0.1]}, cv=2).set_callbacks(counter).fit(*table)
+    assert counter.epochs == [0, 1, 2] * 5  # 2 candidates x 2 folds and the refit
+    assert search.best_estimator_.n_iter_ == 3
+
+
+def test_scikit_learns_own_callbacks(table, small, capsys):
     X, y = table
-    search = GridSearchCV(BNMLPClassifier(**small | {"max_iter": 3}), {"l2": [0.0, 0.1]}, cv=2)
-    search.set_callbacks(ProgressBar()).fit(X, y)
-    shown = capsys.readouterr().out
-    assert "BNMLPClassifier" in shown
+    GridSearchCV(BNMLPClassifier(**small), {"l2": [0.0, 0.1]}, cv=2).set_callbacks(ProgressBar()).fit(X, y)
+    assert "BNMLPClassifier" in capsys.readouterr().out
     monitor = ScoringMonitor(scoring="accuracy")
-    net = BNMLPClassifier(**small | {"max_iter": 4}).set_callbacks(monitor).fit(X, y)
-    assert net.n_iter_ == 4
-    logs = monitor.get_logs(select="most_recent")
-    assert len(logs.data) >= 4 if hasattr(logs, "data") else len(logs) >= 1
+    net = BNMLPClassifier(**small, n_ensemble=2).set_callbacks(monitor).fit(X, y)
+    scores = [row["accuracy"] for row in monitor.get_logs(select="most_recent").data]
+    assert len(scores) == 15
+    assert scores[-1] == net.score(X, y)
 
 
 def test_at_home_in_pipelines_searches_and_metadata_routing(table, small):
