@@ -18,7 +18,7 @@ from skorch.callbacks import Callback
 
 from sk_bnreg._data import Rows, batch_bounds
 from sk_bnreg._fit import DIVERGED, Structure, Task, train
-from sk_bnreg._optim import L2_MODES, LEARNING_RATES, SOLVERS, Member, decay_budgets, learning_rates
+from sk_bnreg._optim import L2_MODES, LEARNING_RATES, SOLVERS, Member, learning_rates
 from sk_bnreg._roles import ROLES, l2_by_role
 from sk_bnreg._stack import ACTIVATIONS
 
@@ -218,6 +218,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
 
     def _train(self, task):
         if train([task]):
+            self.__dict__.pop("net_", None)
             raise ValueError(DIVERGED)
         return self
 
@@ -257,6 +258,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
 
         rng = check_random_state(self.random_state)
         seeds = rng.randint(np.iinfo(np.int32).max, size=self.n_ensemble)
+        self._learn_class_weight(y[index], weight)
         train_rows = self._rows(table, index, y[index], self._add_class_weight(y[index], weight))
         valid_rows = self._validation_rows(*validation)
         stopping = self.early_stopping is True or (
@@ -272,8 +274,8 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             known = monitor_rows[self._is_known(y[monitor_rows])]
             monitor = self._rows(table, known, y[known], None)
 
-        structure = self._structure(table.shape[1], len(train_rows.index))
-        if resumed is not None and structure[:-2] != self._trained_structure[:-2]:
+        structure = self._structure(table, len(train_rows.index))
+        if resumed is not None and (structure[:-2], len(seeds)) != (self._trained_structure[:-2], len(resumed.members)):
             raise ValueError(
                 "warm_start and partial_fit go on with the network as it is: of its parameters only dropout, l2, "
                 "l2_targets, l2_mode, learning_rate, learning_rate_init and those of the stopping rule may change."
@@ -320,9 +322,12 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _rows(self, table, index, y, weight):
-        """Collect a member's rows; equal weights are as good as none, and faster."""
+        """Collect a member's rows of positive weight; equal weights are as good as none, and faster."""
         if weight is not None:
-            weight = None if np.ptp(weight) == 0 else torch.as_tensor(weight / weight.max(), dtype=DTYPES[self.dtype])
+            weight = (weight / weight.max()).astype(self.dtype)
+            kept = weight >= np.finfo(self.dtype).tiny
+            index, y, weight = index[kept], y[kept], weight[kept]
+            weight = None if np.ptp(weight) == 0 else torch.as_tensor(weight)
         target = self._encode(y)
         if target.is_floating_point():
             target = target.to(DTYPES[self.dtype])
@@ -336,7 +341,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             raise ValueError("X_val and y_val must be given together, got only one of them.")
         X_val = validate_data(self, X_val, reset=False, **self._array_rules())
         y_val = self._check_target(X_val, y_val)
-        weight = _check_weight(sample_weight_val, X_val)
+        weight = self._add_class_weight(y_val, _check_weight(sample_weight_val, X_val))
         return self._rows(_as_table(X_val, self.device), np.arange(X_val.shape[0]), y_val, weight)
 
     def _split(self, rows, rng):
@@ -353,13 +358,14 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             for part in map(torch.from_numpy, parts)
         ]
 
-    def _structure(self, n_features, n_rows):
+    def _structure(self, table, n_rows):
         size = self._batch_size(n_rows)
         n_batches = len(batch_bounds(n_rows, size)) - 1
         names = ("beta_1", "beta_2", "epsilon") if self.solver == "adam" else ("momentum",)
         loss, n_outputs = self._loss()
         return Structure(
-            n_features=n_features,
+            n_features=table.shape[1],
+            sparse=sparse.issparse(table),
             hidden_layer_sizes=self._hidden_sizes(),
             n_outputs=n_outputs,
             activation=self.activation,
@@ -376,11 +382,12 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
 
     def _members(self, seeds, stopping):
         l2 = l2_by_role(self.l2, self.l2_targets)
-        empty = {"gamma", "beta"} if not self.batch_norm or not self._hidden_sizes() else set()
+        empty = set() if self._hidden_sizes() else {"hidden_weights", "gamma", "beta"}
+        empty |= set() if self.batch_norm else {"gamma", "beta"}
         if any(l2.values()) and not any(strength for role, strength in l2.items() if role not in empty):
             warnings.warn(
-                f"L2 has nothing to penalise: without batch norm there is no gamma and beta, and "
-                f"l2_targets={self.l2_targets!r} names nothing else.",
+                f"L2 has nothing to penalise: l2={self.l2!r}, l2_targets={self.l2_targets!r} name only roles that "
+                f"this network lacks ({', '.join(sorted(empty))}).",
                 stacklevel=4,
             )
         return [
@@ -446,7 +453,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         check_is_fitted(self)
         net = self.net_
         member, record = net.members[0], net.records_[0]
-        budgets = decay_budgets(member, record.rate_sum[record.best_iter - 1], net.optimizer_.loss_factor())
+        budgets = record.budgets[record.best_iter - 1]
         sizes = {role: columns.stop - columns.start for role, columns in net.module_.slices.items()}
         return [RoleReport(role, sizes[role], member.l2[role], float(budgets[role])) for role in ROLES]
 

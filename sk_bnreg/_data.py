@@ -1,6 +1,6 @@
 """The rows that each member of a stack trains on, and the batches cut from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -49,27 +49,16 @@ class StackData(torch.utils.data.Dataset):
     n_unweighted: int
 
     @classmethod
-    def stack(cls, members: Sequence[Rows]) -> "StackData":
-        """Stack the members' rows; a table that several members share is held once."""
-        tables = {id(rows.table): rows.table for rows in members}
-        first_row, n_rows = {}, 0
-        for key, table in tables.items():
-            first_row[key] = n_rows
-            n_rows += table.shape[0]
+    def stack(cls, members: Sequence[Rows], tables: "Tables") -> "StackData":
+        """Stack the members' rows, whose tables are in `tables`."""
         counts = np.array([len(rows.index) for rows in members])
         plain = all(rows.weight is None for rows in members)
         weight = None
         if not (plain and counts.min() == counts.max()):
-            dtype = torch.float64 if members[0].table.dtype in (torch.float64, np.float64) else torch.float32
-            weight = _pad(
-                [
-                    rows.index.new_ones(len(rows.index), dtype=dtype) if rows.weight is None else rows.weight
-                    for rows in members
-                ]
-            )
+            weight = _pad([_weights(rows) for rows in members])
         return cls(
-            table=_concatenate(list(tables.values())),
-            index=_pad([rows.index + first_row[id(rows.table)] for rows in members]),
+            table=tables.together,
+            index=_pad([rows.index + tables.first_row[id(rows.table)] for rows in members]),
             target=_pad([rows.target for rows in members]),
             weight=weight,
             counts=counts,
@@ -106,15 +95,43 @@ class StackData(torch.utils.data.Dataset):
             yield x.view(*index.shape, -1).mT, target, weight
 
 
+class Tables:
+    """The tables of some members one below the other; a table that several share is held once.
+
+    Parameters
+    ----------
+    tables : iterable of Tensor or csr_array
+        All dense or all sparse.
+
+    Attributes
+    ----------
+    together : Tensor or csr_array
+    first_row : dict
+        Where a table starts in `together`, by its id.
+    """
+
+    def __init__(self, tables: Iterable[Table]):
+        different = {id(table): table for table in tables}
+        ends = np.cumsum([0] + [table.shape[0] for table in different.values()])
+        self.first_row = dict(zip(different, ends[:-1].tolist(), strict=True))
+        dense = [table for table in different.values() if isinstance(table, Tensor)]
+        if len(different) == 1:
+            self.together = next(iter(different.values()))
+        elif dense:
+            self.together = torch.cat(dense)
+        else:
+            self.together = sparse.vstack(list(different.values()), format="csr")  # type: ignore[call-overload]
+
+
 def _pad(rows: Sequence[Tensor]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 
-def _concatenate(tables: Sequence[Table]) -> Table:
-    if len(tables) == 1:
-        return tables[0]
-    dense = [table for table in tables if isinstance(table, Tensor)]
-    return torch.cat(dense) if dense else sparse.vstack(list(tables), format="csr")  # type: ignore[call-overload]
+def _weights(rows: Rows) -> Tensor:
+    if rows.weight is not None:
+        return rows.weight
+    double = rows.table.dtype in (torch.float64, np.float64)
+    return torch.ones(len(rows.index), dtype=torch.float64 if double else torch.float32, device=rows.index.device)
 
 
 def batch_bounds(n_rows: int, batch_size: int) -> list[int]:

@@ -307,6 +307,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
 
     def _encode(self, y):
         if self._multilabel:
+            _check_columns(y, len(self.classes_))
             return torch.as_tensor(y, dtype=torch.float64)
         if not self._is_known(y).all():
             unknown = sorted(set(np.unique(y)) - set(self.classes_))
@@ -314,14 +315,20 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         codes = torch.as_tensor(np.searchsorted(self.classes_, y), dtype=torch.int64)
         return codes if len(self.classes_) > 2 else codes[:, None].double()
 
+    def _learn_class_weight(self, y, weight):
+        self._class_weights = None
+        if self.class_weight is not None and not self._multilabel:
+            self._class_weights = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=y, sample_weight=weight
+            )
+
     def _add_class_weight(self, y, weight):
         if self.class_weight is None:
             return weight
         if self._multilabel:
             by_row = compute_sample_weight(self.class_weight, y)
         else:
-            by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weight)
-            by_row = by_class[np.searchsorted(self.classes_, y)]
+            by_row = self._class_weights[np.searchsorted(self.classes_, y)]
         return by_row if weight is None else by_row * weight
 
     def _stratified(self):
@@ -337,6 +344,12 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _check_columns(y, n_columns):
+    given = 1 if y.ndim == 1 else y.shape[1]
+    if given != n_columns:
+        raise ValueError(f"y must have {n_columns} columns as in the first fit, got {given}.")
 
 
 class BNMLPRegressor(RegressorMixin, BaseBNMLP):
@@ -513,8 +526,12 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
         return np.ones(len(y), dtype=bool)
 
     def _encode(self, y):
+        _check_columns(y, len(self._target_mean))
         scale = np.where(self._target_scale > 0, self._target_scale, 1.0)
         return torch.as_tensor((y.reshape(len(y), -1) - self._target_mean) / scale)
+
+    def _learn_class_weight(self, y, weight):
+        del y, weight
 
     def _add_class_weight(self, y, weight):
         del y

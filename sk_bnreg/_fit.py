@@ -10,7 +10,7 @@ import torch
 from sklearn.exceptions import FitFailedWarning
 from skorch.callbacks import Callback
 
-from sk_bnreg._data import Rows, StackData, Table
+from sk_bnreg._data import Rows, StackData, Table, Tables
 from sk_bnreg._net import EpochHook, StackedNet
 from sk_bnreg._optim import SOLVERS, Member
 from sk_bnreg._stack import StackedLoss, StackedMLP
@@ -20,6 +20,7 @@ class Structure(NamedTuple):
     """What members must have in common to share a stack."""
 
     n_features: int
+    sparse: bool
     hidden_layer_sizes: tuple[int, ...]
     n_outputs: int
     activation: str
@@ -145,8 +146,8 @@ def fit_stack(
             X_i,
             y_i,
             weight,
-            rows=None if rows is None else np.asarray(rows[i]),
-            monitor_rows=None if monitor_rows is None else np.asarray(monitor_rows[i]),
+            rows=None if rows is None else check_rows(rows, i, n, X_i, "rows"),
+            monitor_rows=None if monitor_rows is None else check_rows(monitor_rows, i, n, X_i, "monitor_rows"),
             table=tables.get(key),
         )
         tables[key] = task.train.table
@@ -160,7 +161,8 @@ def fit_stack(
             scores = np.full(n, np.nan)
             for task, loss in losses.items():
                 scores[part[task]] = -loss
-            return {part.index(i) for i in on_epoch_end(epoch, scores) or () if i in part}
+            stopped = on_epoch_end(epoch, scores)
+            return set() if stopped is None else {part.index(i) for i in stopped if i in part}
 
         return call
 
@@ -174,6 +176,18 @@ def fit_stack(
             f"Estimators {sorted(diverged)} of {n} are not fitted. {DIVERGED}", FitFailedWarning, stacklevel=2
         )
     return estimators
+
+
+def check_rows(rows: Sequence[Any], i: int, n: int, X: Any, name: str) -> np.ndarray:
+    """Return estimator i's rows as indices; a boolean mask is allowed."""
+    if len(rows) != n:
+        raise ValueError(f"{name} must have an entry per estimator, got {len(rows)} for {n} estimators.")
+    index, n_rows = np.asarray(rows[i]), X.shape[0] if hasattr(X, "shape") else len(X)
+    if index.dtype == bool and len(index) == n_rows:
+        index = np.flatnonzero(index)
+    if index.dtype.kind not in "iu" or index.size == 0 or index.min() < 0 or index.max() >= n_rows:
+        raise ValueError(f"{name}[{i}] must be indices from 0 to {n_rows - 1} or a mask of {n_rows}, got {rows[i]!r}.")
+    return index
 
 
 DIVERGED = (
@@ -206,11 +220,14 @@ def best_stack_size(structure: Structure, n_rows: int) -> int:
     """Return how many members to train together on a CPU.
 
     Measured on two AVX-512 cores: the time per member and step falls up to 16 members for
-    any size, and up to 32 or 64 while a layer's activations stay below 2^17 numbers.
+    any size, and up to 32 or 64 while a layer's activations stay below 2^17 numbers. Very
+    wide tables get fewer, so that the weights take some hundred megabytes at most.
     """
     batch_size = n_rows if structure.batch_size == -1 else structure.batch_size
-    activations = max(structure.hidden_layer_sizes, default=1) * batch_size
-    return min(64, max(16, 2**17 // activations))
+    widest = max(structure.hidden_layer_sizes, default=1)
+    n_parameters = widest * (structure.n_features + widest)
+    fastest = min(64, max(16, 2**17 // (widest * batch_size)))
+    return max(1, min(fastest, 2**24 // n_parameters))
 
 
 def train(tasks: Sequence[Task], on_epoch_end: Callable[[int, dict[int, float]], set[int]] | None = None) -> list[int]:
@@ -233,11 +250,12 @@ def train(tasks: Sequence[Task], on_epoch_end: Callable[[int, dict[int, float]],
         return [m for m in members if owner[m] in stopped]
 
     hook: EpochHook | None = None if on_epoch_end is None else stop
+    tables = Tables(task.train.table for task in tasks)
     try:
         net.partial_fit(
-            StackData.stack([task.train for task in tasks for _ in task.members]),
-            valid=_stack_some([task.valid for task in tasks for _ in task.members]),
-            monitor=_stack_some([task.monitor for task in tasks for _ in task.members]),
+            StackData.stack([task.train for task in tasks for _ in task.members], tables),
+            valid=_stack_some([task.valid for task in tasks for _ in task.members], tables),
+            monitor=_stack_some([task.monitor for task in tasks for _ in task.members], tables),
             epochs=None if tasks[0].epochs is None else [tasks[0].epochs] * len(owner),
             on_epoch_end=hook,
         )
@@ -279,10 +297,12 @@ def make_net(task: Task, members: list[Member]) -> StackedNet:
     return net.initialize()
 
 
-def _stack_some(parts: Sequence[Rows | None]) -> StackData | None:
-    """Stack rows of each member, where some or all members may have none."""
+def _stack_some(parts: Sequence[Rows | None], tables: Tables) -> StackData | None:
+    """Stack rows of each member, where some or all may have none; rows of other tables get tables of their own."""
     given = [part for part in parts if part is not None]
     if not given:
         return None
+    if not all(id(part.table) in tables.first_row for part in given):
+        tables = Tables(part.table for part in given)
     empty = Rows(given[0].table, given[0].index[:0], given[0].target[:0], None)
-    return StackData.stack([empty if part is None else part for part in parts])
+    return StackData.stack([empty if part is None else part for part in parts], tables)

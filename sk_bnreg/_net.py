@@ -16,7 +16,7 @@ from skorch.history import History
 from torch import Tensor
 
 from sk_bnreg._data import Batch, StackData, Table, batch_bounds
-from sk_bnreg._optim import Member, learning_rates
+from sk_bnreg._optim import Member, decay_budgets, learning_rates
 from sk_bnreg._stack import Dropout, StackedLoss, StackedMLP, TrainingPass
 
 EpochHook = Callable[[int, list[int], list[float]], Sequence[int]]
@@ -28,8 +28,9 @@ class Record:
 
     train_loss: list[float] = field(default_factory=list)
     valid_loss: list[float] = field(default_factory=list)
-    rate_sum: list[float] = field(default_factory=list)
+    budgets: list[dict[str, float]] = field(default_factory=list)
     n_steps: list[int] = field(default_factory=list)
+    n_steps_before: int = 0  # of an earlier solver
     best_iter: int = 0
     best_loss: float = inf
     n_no_change: int = 0
@@ -138,35 +139,37 @@ class StackedNet(NeuralNet):
         for record in self.records_:
             record.best_loss, record.n_no_change = inf, 0
         state = self._member_state()
-        run = _Run(list(range(len(self.members))), X, valid, monitor, _clone(state), _clone(state))
+        best = {} if valid is None else _clone(state)
+        run = _Run(list(range(len(self.members))), X, valid, monitor, best, _clone(state))
         dropout = self._dropout_generators()
         run.training_pass = self._training_pass(run.active, dropout)
         epoch = 0
         while run.active:
             data = {"dataset_train": run.train, "dataset_valid": run.valid}
             self.notify("on_epoch_begin", **data)
-            rates = np.stack([schedules[m][epoch] for m in run.active]) * self.optimizer_.param_groups[0]["lr"]
+            rates = np.stack([schedules[m][epoch] for m in run.active])
             train_loss = self._train_epoch(run, bounds, rates)
             valid_loss = None if run.valid is None else self._evaluate(run.valid, "valid")
             stopped = self._update_records(run, rates, train_loss, valid_loss)
             stopped |= {m for m in run.active if epoch + 1 == len(schedules[m])}
             try:
                 self.notify("on_epoch_end", **data)
-            except KeyboardInterrupt:  # how skorch's callbacks end a training
+            except KeyboardInterrupt:
+                # skorch's callbacks end a training so; without any it is the user's Ctrl-C
+                if len(self.callbacks_) == len(self._default_callbacks):
+                    raise
                 stopped = set(run.active)
             if on_epoch_end is not None:
                 losses = [] if run.monitor is None else self._evaluate(run.monitor, "monitor")
                 stopped |= set(on_epoch_end(epoch, run.active, losses))
             if stopped:
-                self._release(run, stopped)
-                run.training_pass = self._training_pass(run.active, dropout)
+                self._release(run, stopped, dropout)
             epoch += 1
         self._set_members(run.final, range(len(self.members)))
         self._set_clock()
         for m, finite in enumerate(self.module_.theta.data.isfinite().all(1).tolist()):
-            record = self.records_[m]
-            kept_an_epoch = self._watches(run, m) and record.best_loss < inf
-            record.diverged = not finite or (record.diverged and not kept_an_epoch)
+            record, watched = self.records_[m], self._watches(run, m)
+            record.diverged = not finite or record.best_loss == inf or (record.diverged and not watched)
         return self
 
     def run_single_epoch(
@@ -218,8 +221,7 @@ class StackedNet(NeuralNet):
 
     def snapshot(self) -> "StackedNet":
         """Return a net for prediction with the weights of the members now in training."""
-        net = copy.copy(self)
-        net.module_ = copy.deepcopy(self.module_)
+        net = copy.copy(self)  # skorch's way through pickle, so the tensors are copied
         net.members = self.members[: len(net.module_.theta)]
         return net
 
@@ -228,6 +230,8 @@ class StackedNet(NeuralNet):
         self.members, self.batch_size = members, batch_size
         if not keep_solver:
             self._initialize_optimizer(reason="")
+            for record in self.records_:
+                record.n_steps_before = record.n_steps[-1]
         self.optimizer_.load(self.optimizer_.member_state(), members)
         return self
 
@@ -259,13 +263,17 @@ class StackedNet(NeuralNet):
         return [rate.reshape(-1, n_batches) for rate in rates]
 
     def _train_epoch(self, run: "_Run", bounds: Sequence[int], rates: NDArray[np.float64]) -> list[float]:
-        """Train for an epoch in fresh row orders; return each member's mean loss, penalty included."""
+        """Train for an epoch in fresh row orders; return each member's mean loss, penalty included.
+
+        A scheduler among the user's callbacks acts on the solver's "lr", a factor on `rates`, in place.
+        """
         device = self.module_.theta.device
         order = torch.arange(len(run.train)).repeat(len(run.active), 1)
         for row, m, count in zip(order, run.active, run.train.counts.tolist(), strict=True):
             torch.randperm(count, generator=self.generators_[m], out=row[:count])
         rate = iter(self.module_.theta.data.new_tensor(rates.T)[:, :, None])
         hooked = self._hooked("on_grad_computed")
+        factors = []
 
         def step(batch: Batch) -> Tensor:
             loss = run.training_pass(*batch)
@@ -273,12 +281,14 @@ class StackedNet(NeuralNet):
                 self.notify(
                     "on_grad_computed", named_parameters=[("theta", self.module_.theta)], batch=batch, training=True
                 )
-            self.optimizer_.step(next(rate))
+            factors.append(self.optimizer_.param_groups[0]["lr"])
+            self.optimizer_.step(next(rate) if factors[-1] == 1 else next(rate) * factors[-1])
             return loss
 
         with torch.no_grad():
             batches = run.train.batches(order.to(device), bounds)
             loss = self.run_single_epoch(batches, True, "train", step) + self.optimizer_.penalty()
+        rates *= factors
         return self._record_mean("train_loss", loss.tolist())
 
     def _evaluate(self, data: StackData, prefix: str) -> list[float]:
@@ -314,7 +324,9 @@ class StackedNet(NeuralNet):
             member, record = self.members[m], self.records_[m]
             watched = valid_loss[i] if valid_loss is not None and self._watches(run, m) else None
             is_best, stops = record.update(member, train_loss[i], watched)
-            record.rate_sum.append(rates[i].sum() + (record.rate_sum[-1] if record.rate_sum else 0.0))
+            budgets = decay_budgets(member, rates[i].sum(), self.optimizer_.loss_factor())
+            before = record.budgets[-1] if record.budgets else dict.fromkeys(budgets, 0.0)
+            record.budgets.append({role: before[role] + budget for role, budget in budgets.items()})
             record.n_steps.append(rates.shape[1] + (record.n_steps[-1] if record.n_steps else 0))
             improved += [i] if is_best and watched is not None else []
             stopped |= {m} if stops else set()
@@ -323,7 +335,7 @@ class StackedNet(NeuralNet):
                 run.best[name][improved] = value[improved]
         return stopped
 
-    def _release(self, run: "_Run", stopped: set[int]) -> None:
+    def _release(self, run: "_Run", stopped: set[int], dropout: Sequence[torch.Generator]) -> None:
         """Write the stopped members' states away and go on with the others."""
         state = self._member_state()
         staying = [i for i, m in enumerate(run.active) if m not in stopped]
@@ -339,15 +351,15 @@ class StackedNet(NeuralNet):
             run.valid = None if run.valid is None else run.valid.select(staying)
             run.monitor = None if run.monitor is None else run.monitor.select(staying)
             self._set_members({name: value[staying] for name, value in state.items()}, run.active)
+            run.training_pass = self._training_pass(run.active, dropout)
 
     def _watches(self, run: "_Run", m: int) -> bool:
         return run.valid is not None and self.members[m].early_stopping
 
     def _set_clock(self) -> None:
-        """Count the steps that lie behind the kept weights."""
-        steps = max(record.n_steps[record.best_iter - 1] for record in self.records_)
-        self.module_.n_steps = steps
-        self.optimizer_.set_clock(steps)
+        """Count the steps that lie behind the kept weights, for the statistics and for the solver."""
+        self.module_.n_steps = max(record.n_steps[record.best_iter - 1] for record in self.records_)
+        self.optimizer_.set_clock(self.module_.n_steps - self.records_[0].n_steps_before)
 
     def _member_state(self) -> dict[str, Tensor]:
         return {**self.module_.state(), **self.optimizer_.member_state()}

@@ -22,7 +22,7 @@ def l2_by_role(l2: float | Mapping[str, float], l2_targets: str | tuple[str, ...
     l2 : float or mapping of str to float
         The strength given to every target, or a strength per role. A mapping
         names its own targets, so `l2_targets` is not consulted; "weights" stands
-        for both weight roles.
+        for both weight roles where they are not named themselves.
     l2_targets : str or tuple of str
         A name from `L2_TARGETS` or a tuple of roles ("weights" is allowed in it).
 
@@ -43,7 +43,8 @@ def l2_by_role(l2: float | Mapping[str, float], l2_targets: str | tuple[str, ...
     {'hidden_weights': 0.0, 'output_weights': 0.1, 'biases': 0.0, 'gamma': 0.1, 'beta': 0.0}
     """
     if isinstance(l2, Mapping):
-        strengths = {role: value for target, value in l2.items() for role in _roles_of(target, "l2")}
+        general_first = sorted(l2.items(), key=lambda item: item[0] != "weights")
+        strengths = {role: value for target, value in general_first for role in _roles_of(target, "l2")}
     elif isinstance(l2_targets, str):
         if l2_targets not in L2_TARGETS:
             raise ValueError(

@@ -83,10 +83,10 @@ class StackedMLP(nn.Module):
         dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
-        self.activation = activation
-        self.batch_norm = batch_norm
-        self.batch_norm_eps = batch_norm_eps
         hidden = list(hidden_layer_sizes)
+        self.activation = activation
+        self.batch_norm = batch_norm = batch_norm and bool(hidden)
+        self.batch_norm_eps = batch_norm_eps
         weights: list[tuple[int, ...]] = [(out, into) for into, out in pairwise([n_features, *hidden, n_outputs])]
         units: list[tuple[int, ...]] = [(size,) for size in hidden]
         self.shapes: dict[str, list[tuple[int, ...]]] = {

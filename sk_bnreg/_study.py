@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from numbers import Integral
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import qmc
 from sklearn.base import clone, is_classifier
-from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.metrics import check_scoring
 from sklearn.model_selection import GroupKFold, RepeatedKFold, RepeatedStratifiedKFold, StratifiedGroupKFold, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_random_state
@@ -38,13 +39,22 @@ QUESTIONS = (
     ("L2 on gamma and beta", "batch norm and L2 on the weights", "bn+l2+gamma+beta", "bn+l2"),
 )
 
-# scores whose best value is 1, for which a difference of 0.01 is the default rope
-BOUNDED_SCORES = {
-    name
-    for name in get_scorer_names()
-    if name.startswith(("accuracy", "average_precision", "balanced_accuracy", "f1", "jaccard", "matthews", "precision"))
-    or name.startswith(("r2", "recall", "roc_auc", "explained_variance", "top_k_accuracy", "d2_"))
-}
+# beginnings of the names of scores whose best value is 1, for which a difference of 0.01 is the default rope
+BOUNDED_SCORES = (
+    "accuracy",
+    "average_precision",
+    "balanced_accuracy",
+    "d2_",
+    "explained_variance",
+    "f1",
+    "jaccard",
+    "matthews",
+    "precision",
+    "r2",
+    "recall",
+    "roc_auc",
+    "top_k_accuracy",
+)
 
 RATE_DECADES = (-1.0, 0.5)  # learning rates tried, in powers of ten times the estimator's own
 BUDGET_DECADES = (-1.5, 1.0)  # decay budgets tried
@@ -128,6 +138,11 @@ class SchemeComparison:
         asked = asked or [(f"scheme {best!r}", f"{name!r}", best, name) for name in self.schemes if name != best]
         return [Answer(*question, self._contrast(*question[2:])) for question in asked]
 
+    def interaction(self) -> Contrast:
+        """Return the contrast (bn+l2 - bn) - (l2 - plain): does L2 do more, or less, beside batch norm?"""
+        scores = self._scores()
+        return self._judge((scores["bn+l2"] - scores["bn"]) - (scores["l2"] - scores["plain"]))
+
     def sentence(self) -> str:
         """Return the verdicts as one sentence."""
         return "On this table " + "; ".join(map(str, self.verdicts())) + "."
@@ -137,8 +152,11 @@ class SchemeComparison:
 
     def _contrast(self, scheme: str, other: str) -> Contrast:
         scores = self._scores()
+        return self._judge(scores[scheme] - scores[other])
+
+    def _judge(self, differences: pd.Series) -> Contrast:
         ratio = float((self.frame["n_test"] / self.frame["n_train"]).mean())
-        return contrast((scores[scheme] - scores[other]).to_numpy(), test_ratio=ratio, rope=self.rope)
+        return contrast(differences.to_numpy(), test_ratio=ratio, rope=self.rope)
 
 
 def compare_schemes(
@@ -173,11 +191,12 @@ def compare_schemes(
     X : array-like or DataFrame of shape (n_samples, n_features)
     y : array-like of shape (n_samples,)
     schemes : mapping of str to mapping, default=None
-        Parameters of the network by name of the scheme; None compares `SCHEMES`.
+        Parameters of the network by name of the scheme; None compares `SCHEMES`. An `l2`
+        or `learning_rate_init` that a scheme names is kept, not tuned.
     cv : int, splitter or iterable, default=None
         Outer folds; None is 5 folds twice (5 grouped folds with `groups`).
-    scoring : str or callable, default=None
-        A scikit-learn score; None is the estimator's own: accuracy or R2.
+    scoring : str or scorer, default=None
+        A scikit-learn score, by name or from `make_scorer`; None is accuracy or R2.
     groups : array-like of shape (n_samples,), default=None
         Rows of one group are never on both sides of a split.
     sample_weight : array-like of shape (n_samples,), default=None
@@ -222,12 +241,19 @@ def compare_schemes(
     ['plain', 'l2', 'bn', 'bn+l2', 'bn+l2+gamma+beta']
     """
     schemes = dict(SCHEMES if schemes is None else schemes)
+    for name, value, least in (
+        ("schemes", len(schemes), 2),
+        ("n_candidates", n_candidates, 1),
+        ("inner_cv", inner_cv, 2),
+    ):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
     rope = _default_rope(scoring) if rope is None else rope
     store = _Store(out, random_state)
     y = y if hasattr(y, "iloc") else np.asarray(y)
-    if cv is None or isinstance(cv, int):
+    if cv is None or isinstance(cv, Integral):
         n_repeats = 2 if cv is None else 1
-        cv = _folds(cv or 5, n_repeats, estimator, y, groups, store.seed)
+        cv = _folds(int(cv or 5), n_repeats, estimator, y, groups, store.seed)
     splits = list(check_cv(cv, y).split(X, y, groups))
     study = _Study(
         estimator=estimator,
@@ -252,7 +278,7 @@ def compare_schemes(
             on_progress(done, total)
 
     progress(0)
-    alone = n_jobs in (None, 1)
+    alone = joblib.effective_n_jobs(n_jobs) == 1
     waiting = [fold for fold in range(len(splits)) if fold not in finished]
     jobs = (joblib.delayed(study.run_fold)(fold, *splits[fold], progress if alone else None) for fold in waiting)
     for rows in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs):
@@ -496,6 +522,6 @@ def _last_step(estimator: Any) -> Any:
 
 
 def _default_rope(scoring: Any) -> float:
-    if scoring is None or scoring in BOUNDED_SCORES:
+    if scoring is None or (isinstance(scoring, str) and scoring.startswith(BOUNDED_SCORES)):
         return 0.01
     raise ValueError(f"rope must be given for scoring={scoring!r}: the largest difference that does not matter to you.")
