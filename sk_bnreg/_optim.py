@@ -94,7 +94,7 @@ def decay_budgets(member: Member, rate_sum: float, loss_factor: float) -> dict[s
     `loss_factor`: 1 / (1 - momentum) for SGD, nan for Adam, where it does not exist.
     """
     factor = loss_factor if member.l2_mode == "loss" else 1.0
-    return {role: rate_sum * member.l2[role] * factor for role in ROLES}
+    return {role: rate_sum * l2 * factor if (l2 := member.l2[role]) else 0.0 for role in ROLES}
 
 
 class StackedSolver(torch.optim.Optimizer):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,6 +22,7 @@ from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.multiclass import type_of_target
 
 from sk_bnreg._fit import fit_stack
+from sk_bnreg._roles import l2_by_role
 from sk_bnreg._stats import Contrast, contrast
 
 SCHEMES: dict[str, dict[str, Any]] = {
@@ -241,11 +242,8 @@ def compare_schemes(
     ['plain', 'l2', 'bn', 'bn+l2', 'bn+l2+gamma+beta']
     """
     schemes = dict(SCHEMES if schemes is None else schemes)
-    for name, value, least in (
-        ("schemes", len(schemes), 2),
-        ("n_candidates", n_candidates, 1),
-        ("inner_cv", inner_cv, 2),
-    ):
+    at_least = {"schemes": (len(schemes), 2), "n_candidates": (n_candidates, 1), "inner_cv": (inner_cv, 2)}
+    for name, (value, least) in at_least.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
     rope = _default_rope(scoring) if rope is None else rope
@@ -321,21 +319,20 @@ class _Study:
         part = _Part(self, train, test)
         networks = part.fit([(name, candidate) for name, (candidate, _) in chosen.items()], progress)
         rows = []
-        for network, (name, (candidate, inner_score)) in zip(networks, chosen.items(), strict=True):
-            score = part.score(network)
-            if np.isnan(score):
+        for network, (name, (_, inner_score)) in zip(networks, chosen.items(), strict=True):
+            if not hasattr(network, "net_"):
                 raise ValueError(
-                    f"The tuned network of scheme {name!r} diverged in fold {fold}; lower learning_rate_init."
+                    f"The tuned network of scheme {name!r} diverged in fold {fold}: lower learning_rate_init."
                 )
             rows.append(
                 {
                     "scheme": name,
                     "fold": fold,
                     "learning_rate_init": network.learning_rate_init,
-                    "budget": self.budget(network, candidate),
-                    "l2": network.l2,
+                    "budget": max(row.budget for row in network.l2_report_ if row.n_parameters),
+                    "l2": network.l2 if isinstance(network.l2, Real) else float("nan"),
                     "inner_score": inner_score,
-                    "score": score,
+                    "score": part.score(network),
                     "n_train": len(train),
                     "n_test": len(test),
                     "n_fits": self.n_fits // len(self.schemes),
@@ -350,27 +347,25 @@ class _Study:
         candidate, _ = self._tune([scheme], rows, progress)[scheme]
         part = _Part(self, rows, rows[:0])
         (network,) = part.fit([(scheme, candidate)], progress)
-        if part.steps is None:
+        if not isinstance(self.estimator, Pipeline):
             return network
+        if part.steps is None:
+            return Pipeline([(self.estimator.steps[0][0], network)])
         return Pipeline([*part.steps.steps, (self.estimator.steps[-1][0], network)])
 
     def network(self, scheme: str, candidate: int, n_rows: int) -> Any:
         """Return the unfitted network of a scheme's candidate for so many training rows."""
-        network = clone(_last_step(self.estimator)).set_params(random_state=self.seed, **self.schemes[scheme])
-        setting = self.candidates[candidate]
-        network.set_params(learning_rate_init=network.learning_rate_init * setting["rate"])
-        if network.l2_targets == "none":
+        scheme_params, setting = self.schemes[scheme], self.candidates[candidate]
+        network = clone(_last_step(self.estimator)).set_params(random_state=self.seed, **scheme_params)
+        if "learning_rate_init" not in scheme_params:
+            network.set_params(learning_rate_init=network.learning_rate_init * setting["rate"])
+        if "l2" in scheme_params:
+            return network
+        if not any(l2_by_role(1.0, network.l2_targets).values()):
             return network.set_params(l2=0.0)
-        if np.isnan(self.budget(network, candidate)):
+        if network.l2_mode == "loss" and network.solver == "adam":
             return network.set_params(l2=setting["loss_l2"])
         return network.set_params(l2=network.l2_for_budget(setting["budget"], n_rows))
-
-    def budget(self, network: Any, candidate: int) -> float:
-        """Return the decay budget that a candidate gives a network; nan where it does not exist."""
-        if network.l2_targets == "none":
-            return 0.0
-        exists = network.l2_mode == "decoupled" or network.solver == "sgd"
-        return self.candidates[candidate]["budget"] if exists else float("nan")
 
     def _tune(
         self, names: Sequence[str], rows: np.ndarray, progress: Callable[[int], None] | None
@@ -387,7 +382,7 @@ class _Study:
         means = np.mean(scores, axis=0).reshape(len(names), -1)
         if np.isnan(means).all(axis=1).any():
             raise ValueError(
-                "Every candidate of a scheme diverged in an inner fold; lower learning_rate_init or scale X."
+                "Every candidate of a scheme diverged in an inner fold: lower learning_rate_init or scale X."
             )
         return {name: (int(np.nanargmax(row)), float(np.nanmax(row))) for name, row in zip(names, means, strict=True)}
 
@@ -403,15 +398,16 @@ class _Part:
         self.weight, self.test_weight = (
             None if study.sample_weight is None else study.sample_weight[rows] for rows in (train, test)
         )
+        self.n_rows = len(self.y) if self.weight is None else int(np.count_nonzero(self.weight))
         self.X = X
-        if isinstance(study.estimator, Pipeline):
+        if isinstance(study.estimator, Pipeline) and len(study.estimator) > 1:
             self.steps = clone(study.estimator[:-1])
             self.X = self.steps.fit_transform(X, self.y)
             self.test_X = self.steps.transform(self.test_X) if len(test) else None
 
     def fit(self, wanted: Sequence[tuple[str, int]], progress: Callable[[int], None] | None) -> list[Any]:
         """Fit the networks of these (scheme, candidate) pairs, in stacks."""
-        networks = [self.study.network(scheme, candidate, len(self.y)) for scheme, candidate in wanted]
+        networks = [self.study.network(scheme, candidate, self.n_rows) for scheme, candidate in wanted]
         fit_stack(networks, self.X, self.y, sample_weight=self.weight)
         if progress is not None:
             progress(len(networks))
@@ -419,9 +415,20 @@ class _Part:
 
     def score(self, network: Any) -> float:
         """Score a network on the test rows; nan if its training diverged."""
+        if not hasattr(network, "net_"):
+            return float("nan")
         scorer = check_scoring(network, scoring=self.study.scoring)
         weight = {} if self.test_weight is None else {"sample_weight": self.test_weight}
-        return float(scorer(network, self.test_X, self.test_y, **weight)) if hasattr(network, "net_") else float("nan")
+        try:
+            score, reason = float(scorer(network, self.test_X, self.test_y, **weight)), "it is nan"
+        except ValueError as error:
+            score, reason = float("nan"), str(error)
+        if np.isnan(score):
+            raise ValueError(
+                f"The score {self.study.scoring or 'of the estimator'} is not defined on {len(self.test_y)} rows of a "
+                f"fold ({reason}): take fewer folds or another score."
+            )
+        return score
 
 
 class _Store:
@@ -441,8 +448,9 @@ class _Store:
             )
 
     def _stored(self) -> dict[str, Any]:
-        path = None if self.folder is None else self.folder / "study.json"
-        return json.loads(path.read_text()) if path is not None and path.exists() else {}
+        if self.folder is None or not (self.folder / "study.json").exists():
+            return {}
+        return json.loads((self.folder / "study.json").read_text())
 
     def open(self, study: _Study, splits: Sequence[tuple[np.ndarray, np.ndarray]]) -> set[int]:
         """Return the folds that an earlier run of the same study finished."""
@@ -450,17 +458,19 @@ class _Store:
             return set()
         fingerprint = _fingerprint(study, splits)
         stored = self._stored()
-        if stored and stored["fingerprint"] != fingerprint:
+        results = self.folder / "results.parquet"
+        if (stored or results.exists()) and stored.get("fingerprint") != fingerprint:
             raise ValueError(
                 f"out={str(self.folder)!r} holds another study (other data, estimator or settings); "
                 "name another folder or delete this one."
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        versions = {name: version(name) for name in ("sk_bnreg", "torch", "scikit-learn", "skorch")}
-        description = {"fingerprint": fingerprint, "random_state": self.seed, "versions": versions}
-        self._replace("study.json", lambda path: path.write_text(json.dumps(description, indent=1)))
-        if (self.folder / "results.parquet").exists():
-            frame = pd.read_parquet(self.folder / "results.parquet")
+        if not stored:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            versions = {name: version(name) for name in ("sk_bnreg", "torch", "scikit-learn", "skorch")}
+            stored = {"fingerprint": fingerprint, "random_state": self.seed, "versions": versions}
+            self._replace("study.json", lambda path: path.write_text(json.dumps(stored, indent=1)))
+        if results.exists():
+            frame = pd.read_parquet(results)
             self.rows = [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
         return {row["fold"] for row in self.rows}
 

@@ -77,6 +77,7 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
         )
     if len(frame.columns) < 2 or frame.empty:
         raise ValueError(f"The table needs rows and a column beside the target, got shape {frame.shape}.")
+    frame = frame.reset_index(drop=True)
     y = frame.pop(target)
     if y.isna().any():
         raise ValueError(

@@ -49,7 +49,7 @@ def compare(
     from sk_bnreg._study import compare_schemes
     from sk_bnreg._tables import read_table
 
-    console = Console()
+    console = Console(markup=False, highlight=False)
     data = read_table(table, target=target, task=task)
     X, y, inner = data.X, data.y, 3
     if quick:
@@ -59,7 +59,7 @@ def compare(
         folds, candidates, inner = folds or 5, candidates or 4, 2
     candidates = candidates or 12
     console.print(
-        f"[bold]{data.name}[/]: {data.task} of '{data.target}', {len(X):,} rows"
+        f"{data.name}: {data.task} of '{data.target}', {len(X):,} rows"
         + (f" of {len(data.X):,} (--quick)" if len(X) < len(data.X) else "")
         + f", {X.shape[1]} columns"
     )
@@ -101,6 +101,10 @@ def compare(
         raise typer.Exit(130) from None
     console.print(_as_rich_table(comparison))
     console.print(comparison.sentence())
+    both = comparison.interaction()
+    console.print(
+        f"Interaction (bn+l2 - bn) - (l2 - plain): {both.mean:+.4f}, interval {both.low:+.4f} to {both.high:+.4f}."
+    )
     if out:
         console.print(f"\nSaved {out}/results.parquet and {out}/best_estimator.joblib ({comparison.best_scheme}).")
 
@@ -134,6 +138,6 @@ def main() -> None:
     """Run the command; a wrong argument is told in one sentence."""
     try:
         app()
-    except ValueError as error:
-        Console(stderr=True).print(f"[red]{error}[/]", highlight=False)
+    except (ValueError, OSError) as error:
+        Console(stderr=True, style="red", markup=False, highlight=False).print(str(error))
         raise SystemExit(2) from None

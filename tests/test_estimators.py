@@ -13,6 +13,8 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.datasets import make_classification, make_multilabel_classification, make_regression
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
@@ -231,6 +233,55 @@ def test_balanced_counts_classes_by_their_sample_weight(table, small):
     weighted = BNMLPClassifier(**settings).fit(X, y, sample_weight=counts)
     repeated = BNMLPClassifier(**settings).fit(X.repeat(counts, 0), y.repeat(counts))
     np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-9)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_without_hidden_layers_it_is_logistic_regression(batch_norm, table):
+    X, y = table
+    net = BNMLPClassifier((), batch_norm=batch_norm, l2=0.0, max_iter=400, learning_rate_init=0.1, random_state=0)
+    expected = LogisticRegression(C=np.inf).fit(X, y)
+    np.testing.assert_allclose(net.fit(X, y).predict_proba(X), expected.predict_proba(X), atol=0.01)
+
+
+def test_weights_beyond_single_precision_are_as_good_as_zero(table, small):
+    X, y = table
+    weight = np.exp(-np.linspace(0, 400, 200))
+    net = BNMLPClassifier(batch_size=16, dropout=0.1, **small).fit(X, y, sample_weight=weight)
+    assert np.isfinite(net.predict_proba(X)).all()
+    tiny = BNMLPClassifier(batch_size=16, dropout=0.1, **small).fit(X, y, sample_weight=weight * 1e-100)
+    np.testing.assert_allclose(tiny.predict_proba(X), net.predict_proba(X), atol=1e-4)
+
+
+def test_a_failed_partial_fit_leaves_no_nan_model(table, small):
+    X, y = table
+    net = BNMLPRegressor(batch_norm=False, solver="sgd", **small).partial_fit(X, y)
+    net.set_params(learning_rate_init=1e30, batch_size=20)
+    with pytest.raises(ValueError, match="The training diverged"):
+        net.partial_fit(X, y)
+    with pytest.raises(NotFittedError):
+        net.predict(X)
+
+
+def test_validation_rows_whose_loss_is_never_finite_are_refused(table, small):
+    X, y = table
+    X_val = np.full((4, 6), 1e25)
+    with pytest.raises(ValueError, match="The training diverged"):
+        BNMLPRegressor(**small).fit(X, y, X_val=X_val, y_val=y[:4])
+
+
+def test_the_number_of_targets_stays(table, small):
+    X, y = table
+    net = BNMLPRegressor(**small).fit(X, np.column_stack([y, -y]))
+    with pytest.raises(ValueError, match="y must have 2 columns as in the first fit, got 1"):
+        net.partial_fit(X, y)
+
+
+def test_budget_adds_up_over_partial_fits(table, small):
+    X, y = table
+    net = BNMLPClassifier(l2=2.0, **small | {"learning_rate_init": 0.01}).partial_fit(X, y, classes=[0, 1])
+    net.set_params(l2=0.0).partial_fit(X, y)
+    net.set_params(l2=4.0).partial_fit(X, y)
+    assert net.l2_report_[0].budget == pytest.approx(0.01 * (2.0 + 4.0))
 
 
 def test_multilabel_learns_each_label(small):

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import make_classification, make_regression
 from sklearn.exceptions import FitFailedWarning
@@ -138,8 +139,38 @@ def test_monitor_rows_never_touch_the_weights(classes):
 def test_on_epoch_end_stops_the_members_it_names(classes):
     X, y = classes
     nets = [BNMLPClassifier((8,), max_iter=10, random_state=i) for i in range(4)]
-    fit_stack(nets, X, y, on_epoch_end=lambda epoch, scores: [1, 2] if epoch == 4 else None)
+    fit_stack(nets, X, y, on_epoch_end=lambda epoch, scores: np.array([1, 2]) if epoch == 4 else None)
     assert [net.n_iter_ for net in nets] == [10, 5, 5, 10]
+
+
+def test_rows_may_be_masks_and_are_checked(classes):
+    X, y = classes
+    mask = np.arange(300) % 3 > 0
+    one, other = (BNMLPClassifier((8,), max_iter=2, random_state=0, dtype="float64") for _ in range(2))
+    fit_stack([one, other], X, y, rows=[mask, np.flatnonzero(mask)])
+    np.testing.assert_array_equal(one.predict_proba(X), other.predict_proba(X))
+    for bad in ([np.array([0, 300])], [np.array([-1, 5])], [mask[:-1]], [np.array([], dtype=int)]):
+        with pytest.raises(ValueError, match=r"rows\[0\] must be indices from 0 to 299 or a mask of 300"):
+            fit_stack([one], X, y, rows=bad)
+    with pytest.raises(ValueError, match="rows must have an entry per estimator, got 1 for 2"):
+        fit_stack([one, other], X, y, rows=[mask])
+
+
+def test_sparse_and_dense_tables_in_one_call(classes):
+    X, y = classes
+    nets = [BNMLPClassifier((8,), max_iter=2, random_state=i, dtype="float64") for i in range(3)]
+    expected = [clone(net).fit(X, y).predict_proba(X) for net in nets]
+    fit_stack(nets, [sparse.csr_array(X), X, sparse.csr_matrix(X)], [y, y, y])
+    for net, probability in zip(nets, expected, strict=True):
+        np.testing.assert_allclose(net.predict_proba(X), probability, atol=1e-9)
+
+
+def test_a_users_interrupt_is_not_a_callbacks_stop(classes):
+    def interrupt(epoch, scores):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_stack([BNMLPClassifier((8,))], *classes, on_epoch_end=interrupt)
 
 
 def test_a_diverged_member_takes_no_other_with_it(classes):

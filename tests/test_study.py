@@ -14,7 +14,7 @@ import pytest
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.datasets import make_classification, make_regression
 from sklearn.metrics import accuracy_score
-from sklearn.model_selection import GroupKFold, KFold, RepeatedStratifiedKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, LeaveOneOut, RepeatedStratifiedKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -188,6 +188,41 @@ def test_adam_in_loss_mode_tries_l2_itself(table):
     penalised = study.frame[study.frame["scheme"] == "bn+l2"]
     assert penalised["budget"].isna().all()
     assert penalised["l2"].between(1e-6, 1e-1).all()
+
+
+def test_a_scheme_that_names_l2_keeps_it(table):
+    schemes = {"weak": {"l2": 1e-4}, "strong": {"l2": 100.0}, "none": {"l2_targets": ()}}
+    study = compare_schemes(
+        BNMLPClassifier(**SMALL), *table, schemes=schemes, cv=2, n_candidates=2, inner_cv=2, random_state=0
+    )
+    l2 = study.frame.groupby("scheme")["l2"].unique()
+    assert (l2["weak"], l2["strong"], l2["none"]) == ([1e-4], [100.0], [0.0])
+    assert (study.frame.query("scheme == 'strong'")["budget"] > 10).all()
+    assert study.verdicts()[0].scheme == study.best_scheme
+
+
+def test_interaction_is_the_difference_of_differences(table):
+    study = compare_schemes(BNMLPClassifier(**SMALL), *table, cv=3, n_candidates=1, inner_cv=2, random_state=0)
+    s = study.frame.pivot(index="fold", columns="scheme", values="score")
+    expected = contrast((s["bn+l2"] - s["bn"]) - (s["l2"] - s["plain"]), test_ratio=0.5, rope=0.01)
+    assert study.interaction().low == pytest.approx(expected.low)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_candidates": 0}, "n_candidates must be at least 1, got 0"),
+        ({"inner_cv": 1}, "inner_cv must be at least 2, got 1"),
+        ({"schemes": {"bn": {}}}, "schemes must be at least 2, got 1"),
+        ({"cv": LeaveOneOut(), "scoring": "roc_auc"}, "The score roc_auc is not defined on 1 rows of a fold"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Only one class is present")  # scikit-learn's own
+def test_bad_settings_are_told_in_one_sentence(table, settings, message):
+    X, y = table
+    few = {"n_candidates": 1, "inner_cv": 2, "random_state": 0}
+    with pytest.raises(ValueError, match=message):
+        compare_schemes(BNMLPClassifier(**SMALL), X[:20], y[:20], **few | settings)
 
 
 def test_other_scores_ask_for_a_rope(table):
