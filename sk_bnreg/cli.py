@@ -1,5 +1,6 @@
 """The command ``sk-bnreg``."""
 
+from os import cpu_count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,13 +36,14 @@ def compare(
         int | None, typer.Option(min=1, help="Settings that each scheme tries. [default: 12]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Determines folds, candidates and networks.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Outer folds at a time.")] = 1,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Outer folds at a time. [default: one per core]")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results.parquet and best_estimator.joblib.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="At most 2,000 rows; 5 outer and 2 inner folds, 4 candidates.")
     ] = False,
 ) -> None:
     """Compare regularisation schemes on a table, each tuned with the same effort."""
+    import torch
     from sklearn.preprocessing import OneHotEncoder
     from skrub import tabular_pipeline
 
@@ -49,6 +51,8 @@ def compare(
     from sk_bnreg._study import compare_schemes
     from sk_bnreg._tables import read_table
 
+    # cores go to outer folds: threads of one small network wait for each other, for long on a busy machine
+    torch.set_num_threads(1)
     console = Console(markup=False, highlight=False)
     data = read_table(table, target=target, task=task)
     X, y, inner = data.X, data.y, 3
@@ -88,7 +92,7 @@ def compare(
                 inner_cv=inner,
                 rope=rope,
                 random_state=seed,
-                n_jobs=jobs,
+                n_jobs=jobs or cpu_count(),
                 out=out,
                 on_progress=lambda done, total: bar.update(task_id, completed=done, total=total),
             )

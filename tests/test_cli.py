@@ -42,7 +42,7 @@ def mixed(tmp_path):
 
 
 def test_compare_a_mixed_table_and_load_what_it_saved(mixed):
-    done = run(mixed / "mixed.csv", "--quick", "--candidates", 1, "--folds", 3, "--out", mixed / "out")
+    done = run(mixed / "mixed.csv", "--quick", "--candidates", 1, "--folds", 3, "--out", mixed / "out", "--jobs", 1)
     assert done.returncode == 0, done.stderr
     assert "classification of 'label', 240 rows, 4 columns" in done.stdout
     assert "--quick: fewer rows, folds and candidates" in done.stdout
@@ -94,12 +94,16 @@ def test_bad_arguments_end_in_one_sentence(arguments, message):
 def test_ctrl_c_keeps_what_is_finished(mixed):
     arguments = [mixed / "mixed.csv", "--quick", "--out", mixed / "out"]
     process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not (mixed / "out" / "results.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # to the workers too, as a terminal does
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on from there" in " ".join(stdout.split())
