@@ -254,7 +254,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             weight = weight[index]
         if resumed is None:
             self.__dict__.pop("net_", None)  # if this training fails, nothing is fitted
-            self._learn_target(y[index], weight, classes)
+            self._learn_target(y[index], weight, classes, final=epochs is None)
 
         rng = check_random_state(self.random_state)
         seeds = rng.randint(np.iinfo(np.int32).max, size=self.n_ensemble)

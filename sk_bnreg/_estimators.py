@@ -289,7 +289,8 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         """
         return np.log(self.predict_proba(X))
 
-    def _learn_target(self, y, weight, classes):
+    def _learn_target(self, y, weight, classes, final):
+        del weight, final
         check_classification_targets(y)
         kind = type_of_target(y, input_name="y")
         if kind == "multiclass-multioutput":
@@ -513,14 +514,15 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
         prediction = self._outputs(X).mean(axis=0).T * self._target_scale + self._target_mean
         return prediction[:, 0] if self._single_target else prediction
 
-    def _learn_target(self, y, weight, classes):
+    def _learn_target(self, y, weight, classes, final):
         del classes
         self._single_target = y.ndim == 1
         y = y.reshape(len(y), -1)
         self._target_mean = np.average(y, axis=0, weights=weight)
         scale = np.sqrt(np.average((y - self._target_mean) ** 2, axis=0, weights=weight))
         constant = scale <= 10 * np.finfo(float).eps * np.abs(self._target_mean)
-        self._target_scale = np.where(constant, 0.0, scale)  # 0: the mean is predicted
+        # scale 0 predicts the mean; in a partial_fit other values may come
+        self._target_scale = np.where(constant, 0.0 if final else 1.0, scale)
 
     def _is_known(self, y):
         return np.ones(len(y), dtype=bool)

@@ -87,7 +87,8 @@ def fit_stack(
     Afterwards each estimator is what its own ``fit(X[rows], y[rows])`` would have made
     of it, to rounding. The estimators may differ in everything; those that agree in
     layer sizes, activation, batch_norm, batch size, batches per epoch, solver, loss,
-    dtype and device are trained in one batched program.
+    dtype and device are trained in one batched program. One with skorch `callbacks` gets a
+    stack of its own; callbacks given to `set_callbacks` are not called here.
 
     Parameters
     ----------
@@ -133,6 +134,8 @@ def fit_stack(
     [True, True, True]
     """
     n = len(estimators)
+    if not n or not all(hasattr(estimator, "_make_task") for estimator in estimators):
+        raise ValueError(f"estimators must be one or more BNMLPClassifier or BNMLPRegressor, got {list(estimators)!r}.")
     several = isinstance(X, list | tuple) and all(len(np.shape(table)) == 2 for table in X)
     if several and len(X) != n:
         raise ValueError(f"X must be one table or a list of one per estimator, got {len(X)} for {n} estimators.")
@@ -237,7 +240,10 @@ def train(tasks: Sequence[Task], on_epoch_end: Callable[[int, dict[int, float]],
     if tasks[0].net is None:
         net = make_net(tasks[0], members)
     else:
-        net = tasks[0].net.resume(members, tasks[0].structure.batch_size, keep_solver=tasks[0].epochs is not None)
+        task = tasks[0]
+        net = tasks[0].net.resume(
+            members, task.structure.batch_size, task.callbacks, int(task.verbose), keep_solver=task.epochs is not None
+        )
     hooks = [(type(hook).__name__, hook) for hook in tasks[0].hooks]
     net.callbacks_ += hooks
 

@@ -225,11 +225,16 @@ class StackedNet(NeuralNet):
         net.members = self.members[: len(net.module_.theta)]
         return net
 
-    def resume(self, members: Sequence[Member], batch_size: int, keep_solver: bool) -> "StackedNet":
+    def resume(
+        self, members: Sequence[Member], batch_size: int, callbacks: list[Any], verbose: int, keep_solver: bool
+    ) -> "StackedNet":
         """Prepare to train on from the weights as they are, with other settings."""
-        self.members, self.batch_size = members, batch_size
+        self.members, self.batch_size, self.verbose = members, batch_size, verbose
+        self.callbacks = callbacks or None
+        self._initialize_callbacks()
         if not keep_solver:
-            self._initialize_optimizer(reason="")
+            with self._current_init_context("optimizer"):
+                self.initialize_optimizer()
             for record in self.records_:
                 record.n_steps_before = record.n_steps[-1]
         self.optimizer_.load(self.optimizer_.member_state(), members)
@@ -313,6 +318,8 @@ class StackedNet(NeuralNet):
         earlier = [row[name] for row in self.history[:-1] if name in row]
         self.history.record(name, mean)
         self.history.record(name + "_best", mean < min(earlier, default=inf))
+        self.history.new_batch()  # skorch's Checkpoint looks for one
+        self.history.record_batch(name, mean)
         return losses
 
     def _update_records(

@@ -24,7 +24,7 @@ def l2_by_role(l2: float | Mapping[str, float], l2_targets: str | tuple[str, ...
         names its own targets, so `l2_targets` is not consulted; "weights" stands
         for both weight roles where they are not named themselves.
     l2_targets : str or tuple of str
-        A name from `L2_TARGETS` or a tuple of roles ("weights" is allowed in it).
+        A name from `L2_TARGETS`, a role or a tuple of roles ("weights" is allowed in it).
 
     Returns
     -------
@@ -46,11 +46,12 @@ def l2_by_role(l2: float | Mapping[str, float], l2_targets: str | tuple[str, ...
         general_first = sorted(l2.items(), key=lambda item: item[0] != "weights")
         strengths = {role: value for target, value in general_first for role in _roles_of(target, "l2")}
     elif isinstance(l2_targets, str):
-        if l2_targets not in L2_TARGETS:
+        if l2_targets not in (*L2_TARGETS, *ROLES):
             raise ValueError(
-                f"l2_targets must be one of {sorted(L2_TARGETS)} or a tuple of roles from {ROLES}, got {l2_targets!r}."
+                f"l2_targets must be one of {sorted(L2_TARGETS)} or a role or tuple of roles from {ROLES}, "
+                f"got {l2_targets!r}."
             )
-        strengths = dict.fromkeys(L2_TARGETS[l2_targets], l2)
+        strengths = dict.fromkeys(L2_TARGETS.get(l2_targets, (l2_targets,)), l2)
     else:
         strengths = {role: l2 for target in l2_targets for role in _roles_of(target, "l2_targets")}
     numbers = [*strengths.values(), *([] if isinstance(l2, Mapping) else [l2])]

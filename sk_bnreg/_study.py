@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import qmc
 from sklearn.base import clone, is_classifier
-from sklearn.metrics import check_scoring
+from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import GroupKFold, RepeatedKFold, RepeatedStratifiedKFold, StratifiedGroupKFold, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.multiclass import type_of_target
 
+from sk_bnreg._base import BaseBNMLP
 from sk_bnreg._fit import fit_stack
 from sk_bnreg._roles import l2_by_role
 from sk_bnreg._stats import Contrast, contrast
@@ -80,7 +81,7 @@ class Answer:
         sentence = f"{self.subject} {_PREDICATES[c.verdict]} given {self.given} (difference {c.mean:+.4f}, "
         sentence += f"95 % interval {c.low:+.4f} to {c.high:+.4f}"
         if c.verdict == "undecided":
-            return f"{sentence}; {c.n_folds} folds could at best confirm a rope of {c.resolution:.4f})"
+            return f"{sentence}, rope {c.rope:g}; with this spread {c.n_folds} folds can confirm {c.resolution:.4f})"
         return f"{sentence}, rope {c.rope:g})"
 
 
@@ -247,11 +248,17 @@ def compare_schemes(
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
     rope = _default_rope(scoring) if rope is None else rope
+    if rope <= 0:
+        raise ValueError(f"rope must be greater than 0, got {rope}.")
+    if not isinstance(_last_step(estimator), BaseBNMLP):
+        raise ValueError(f"estimator must be or end in a BNMLPClassifier or BNMLPRegressor, got {estimator!r}.")
+    if len(np.unique(np.asarray(y), axis=0)) < 2:
+        raise ValueError("y must have at least 2 different values for schemes to be compared.")
     store = _Store(out, random_state)
     y = y if hasattr(y, "iloc") else np.asarray(y)
     if cv is None or isinstance(cv, Integral):
         n_repeats = 2 if cv is None else 1
-        cv = _folds(int(cv or 5), n_repeats, estimator, y, groups, store.seed)
+        cv = _folds(5 if cv is None else int(cv), n_repeats, estimator, y, groups, store.seed)
     splits = list(check_cv(cv, y).split(X, y, groups))
     study = _Study(
         estimator=estimator,
@@ -402,6 +409,8 @@ class _Part:
         self.X = X
         if isinstance(study.estimator, Pipeline) and len(study.estimator) > 1:
             self.steps = clone(study.estimator[:-1])
+            unseeded = [k for k, v in self.steps.get_params().items() if k.endswith("random_state") and v is None]
+            self.steps.set_params(**dict.fromkeys(unseeded, study.seed))
             self.X = self.steps.fit_transform(X, self.y)
             self.test_X = self.steps.transform(self.test_X) if len(test) else None
 
@@ -532,6 +541,8 @@ def _last_step(estimator: Any) -> Any:
 
 
 def _default_rope(scoring: Any) -> float:
+    if isinstance(scoring, str) and scoring not in get_scorer_names():
+        raise ValueError(f"scoring must be a score in sklearn.metrics.get_scorer_names(), got {scoring!r}.")
     if scoring is None or (isinstance(scoring, str) and scoring.startswith(BOUNDED_SCORES)):
         return 0.01
     raise ValueError(f"rope must be given for scoring={scoring!r}: the largest difference that does not matter to you.")

@@ -56,6 +56,8 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
     """
     if task not in (None, *TASKS):
         raise ValueError(f"task must be one of {TASKS}, got {task!r}.")
+    if source in BUILT_IN and target is not None:
+        raise ValueError(f"target names a column of a file; the target of {source!r} is fixed.")
     if source in BUILT_IN:
         kind, load = BUILT_IN[source]
         bunch = load(as_frame=True)
@@ -63,9 +65,10 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"There is no file {source!r}; give a .csv or .parquet file, or one of {sorted(BUILT_IN)}.")
-    if ".csv" in path.suffixes:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if ".csv" in suffixes:
         frame = pd.read_csv(path)
-    elif path.suffix == ".parquet":
+    elif suffixes[-1:] == [".parquet"]:
         frame = pd.read_parquet(path)
     else:
         raise ValueError(f"The table must be a .csv or .parquet file, got {source!r}.")
@@ -76,7 +79,9 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
             f"The table has no column {target!r} to predict; its columns are {list(map(str, frame.columns))}."
         )
     if len(frame.columns) < 2 or frame.empty:
-        raise ValueError(f"The table needs rows and a column beside the target, got shape {frame.shape}.")
+        raise ValueError(
+            f"The table needs rows and, separated by commas, columns beside the target; got {frame.shape}."
+        )
     frame = frame.reset_index(drop=True)
     y = frame.pop(target)
     if y.isna().any():

@@ -20,7 +20,7 @@ from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
-from skorch.callbacks import Callback, EarlyStopping, LRScheduler
+from skorch.callbacks import Callback, Checkpoint, EarlyStopping, LRScheduler
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor
 
@@ -267,6 +267,27 @@ def test_validation_rows_whose_loss_is_never_finite_are_refused(table, small):
     X_val = np.full((4, 6), 1e25)
     with pytest.raises(ValueError, match="The training diverged"):
         BNMLPRegressor(**small).fit(X, y, X_val=X_val, y_val=y[:4])
+
+
+def test_partial_fit_may_begin_with_one_row(table, small):
+    X, y = table
+    net = BNMLPRegressor(**small).partial_fit(X[:1], y[:1])
+    for _ in range(60):
+        net.partial_fit(X, y)
+    assert net.score(X, y) > 0.3
+
+
+def test_callbacks_and_checkpoints_of_a_warm_start(table, small, tmp_path):
+    X, y = table
+    checkpoint = Checkpoint(monitor="valid_loss_best", dirname=tmp_path)
+    net = BNMLPClassifier(warm_start=True, early_stopping=True, callbacks=[checkpoint], **small).fit(X, y)
+    assert (tmp_path / "params.pt").exists()
+    recorder = Recorder()
+    net.set_params(callbacks=[recorder]).fit(X, y)
+    assert recorder.calls
+    before = len(recorder.calls)
+    net.set_params(callbacks=None).fit(X, y)
+    assert len(recorder.calls) == before
 
 
 def test_the_number_of_targets_stays(table, small):

@@ -214,6 +214,8 @@ def test_interaction_is_the_difference_of_differences(table):
         ({"n_candidates": 0}, "n_candidates must be at least 1, got 0"),
         ({"inner_cv": 1}, "inner_cv must be at least 2, got 1"),
         ({"schemes": {"bn": {}}}, "schemes must be at least 2, got 1"),
+        ({"rope": 0.0}, "rope must be greater than 0, got 0.0"),
+        ({"scoring": "acuracy"}, "scoring must be a score in .* got 'acuracy'"),
         ({"cv": LeaveOneOut(), "scoring": "roc_auc"}, "The score roc_auc is not defined on 1 rows of a fold"),
     ],
 )
