@@ -24,13 +24,13 @@ from skorch.callbacks import Callback, Checkpoint, EarlyStopping, LRScheduler
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor
 
-# In float32 two sums of the same numbers in another order differ in the seventh digit, which
-# these checks compare; the largest differences measured stand beside them.
+# In float32 two sums of the same numbers in another order differ in the seventh digit, which these checks
+# compare. Beside each the largest absolute difference measured, of probabilities or predictions of size one.
 SEVEN_DIGITS = {
-    "check_sample_weight_equivalence_on_dense_data",
-    "check_sample_weight_equivalence_on_sparse_data",
-    "check_methods_subset_invariance",
-    "check_methods_sample_order_invariance",
+    "check_sample_weight_equivalence_on_dense_data": 6e-7,
+    "check_sample_weight_equivalence_on_sparse_data": 6e-7,
+    "check_methods_subset_invariance": 3e-7,
+    "check_methods_sample_order_invariance": 1e-7,
 }
 
 
@@ -49,10 +49,10 @@ def test_check_estimator_float64_nothing_fails_and_nothing_is_excused(estimator,
 def test_check_estimator_float32_fails_only_where_seven_digits_are_asked(estimator, batch_norm):
     results = check_estimator(clone(estimator).set_params(batch_norm=batch_norm), on_fail=None, on_skip=None)
     failed = {r["check_name"]: str(r["exception"]) for r in results if r["status"] not in ("passed", "skipped")}
-    assert set(failed) <= SEVEN_DIGITS
-    for message in failed.values():
+    assert set(failed) <= set(SEVEN_DIGITS)
+    for check, message in failed.items():
         largest = float(re.search(r"Max absolute difference.*: ([\d.e+-]+)", message).group(1))
-        assert largest < 1e-4
+        assert largest < 10 * SEVEN_DIGITS[check]
 
 
 @pytest.fixture
