@@ -388,7 +388,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             warnings.warn(
                 f"L2 has nothing to penalise: l2={self.l2!r}, l2_targets={self.l2_targets!r} name only roles that "
                 f"this network lacks ({', '.join(sorted(empty))}).",
-                stacklevel=4,
+                stacklevel=5,
             )
         return [
             Member(

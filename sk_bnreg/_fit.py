@@ -149,8 +149,8 @@ def fit_stack(
             X_i,
             y_i,
             weight,
-            rows=None if rows is None else check_rows(rows, i, n, X_i, "rows"),
-            monitor_rows=None if monitor_rows is None else check_rows(monitor_rows, i, n, X_i, "monitor_rows"),
+            rows=None if rows is None else _check_rows(rows, i, n, X_i, "rows"),
+            monitor_rows=None if monitor_rows is None else _check_rows(monitor_rows, i, n, X_i, "monitor_rows"),
             table=tables.get(key),
         )
         tables[key] = task.train.table
@@ -170,7 +170,7 @@ def fit_stack(
         return call
 
     diverged = []
-    for part in plan(tasks, stack_size):
+    for part in _plan(tasks, stack_size):
         diverged += [part[i] for i in train([tasks[i] for i in part], hook(part))]
     if len(diverged) == n:
         raise ValueError(DIVERGED)
@@ -181,7 +181,7 @@ def fit_stack(
     return estimators
 
 
-def check_rows(rows: Sequence[Any], i: int, n: int, X: Any, name: str) -> np.ndarray:
+def _check_rows(rows: Sequence[Any], i: int, n: int, X: Any, name: str) -> np.ndarray:
     """Return estimator i's rows as indices; a boolean mask is allowed."""
     if len(rows) != n:
         raise ValueError(f"{name} must have an entry per estimator, got {len(rows)} for {n} estimators.")
@@ -199,14 +199,14 @@ DIVERGED = (
 )
 
 
-def plan(tasks: Sequence[Task], stack_size: int | None = None) -> list[list[int]]:
+def _plan(tasks: Sequence[Task], stack_size: int | None = None) -> list[list[int]]:
     """Divide tasks into stacks: equal structure, at most `stack_size` members."""
     groups: dict[Any, list[int]] = {}
     for i, task in enumerate(tasks):
         groups.setdefault((task.structure, i if task.alone else -1), []).append(i)
     parts = []
     for (structure, _), group in groups.items():
-        size = stack_size or best_stack_size(structure, max(len(tasks[i].train.index) for i in group))
+        size = stack_size or _best_stack_size(structure, max(len(tasks[i].train.index) for i in group))
         part: list[int] = []
         n_members = 0
         for i in group:
@@ -219,7 +219,7 @@ def plan(tasks: Sequence[Task], stack_size: int | None = None) -> list[list[int]
     return parts
 
 
-def best_stack_size(structure: Structure, n_rows: int) -> int:
+def _best_stack_size(structure: Structure, n_rows: int) -> int:
     """Return how many members to train together on a CPU.
 
     Measured on two AVX-512 cores: the time per member and step falls up to 16 members for
@@ -237,14 +237,14 @@ def train(tasks: Sequence[Task], on_epoch_end: Callable[[int, dict[int, float]],
     """Train the tasks' members as one stack and hand each estimator its net; return the tasks that diverged."""
     owner = [t for t, task in enumerate(tasks) for _ in task.members]
     members = [member for task in tasks for member in task.members]
-    if tasks[0].net is None:
-        net = make_net(tasks[0], members)
+    task = tasks[0]
+    if task.net is None:
+        net = _make_net(task, members)
     else:
-        task = tasks[0]
-        net = tasks[0].net.resume(
+        net = task.net.resume(
             members, task.structure.batch_size, task.callbacks, int(task.verbose), keep_solver=task.epochs is not None
         )
-    hooks = [(type(hook).__name__, hook) for hook in tasks[0].hooks]
+    hooks = [(type(hook).__name__, hook) for hook in task.hooks]
     net.callbacks_ += hooks
 
     def stop(epoch: int, members: list[int], losses: list[float]) -> list[int]:
@@ -262,7 +262,7 @@ def train(tasks: Sequence[Task], on_epoch_end: Callable[[int, dict[int, float]],
             StackData.stack([task.train for task in tasks for _ in task.members], tables),
             valid=_stack_some([task.valid for task in tasks for _ in task.members], tables),
             monitor=_stack_some([task.monitor for task in tasks for _ in task.members], tables),
-            epochs=None if tasks[0].epochs is None else [tasks[0].epochs] * len(owner),
+            epochs=None if task.epochs is None else [task.epochs] * len(owner),
             on_epoch_end=hook,
         )
     finally:
@@ -277,7 +277,7 @@ def train(tasks: Sequence[Task], on_epoch_end: Callable[[int, dict[int, float]],
     return diverged
 
 
-def make_net(task: Task, members: list[Member]) -> StackedNet:
+def _make_net(task: Task, members: list[Member]) -> StackedNet:
     """Build the net of a stack whose members share the task's structure."""
     s = task.structure
     net = StackedNet(
