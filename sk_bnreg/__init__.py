@@ -4,8 +4,17 @@ from typing import Any
 
 from sk_bnreg._estimators import BNMLPClassifier, BNMLPRegressor
 from sk_bnreg._fit import fit_stack
+from sk_bnreg._search import StackedGridSearchCV, StackedRandomizedSearchCV
 
-__all__ = ["BNMLPClassifier", "BNMLPRegressor", "SchemeComparison", "compare_schemes", "fit_stack"]
+__all__ = [
+    "BNMLPClassifier",
+    "BNMLPRegressor",
+    "SchemeComparison",
+    "StackedGridSearchCV",
+    "StackedRandomizedSearchCV",
+    "compare_schemes",
+    "fit_stack",
+]
 __version__ = "0.1.0"
 
 

@@ -2,8 +2,10 @@
 
 import warnings
 from collections.abc import Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +34,33 @@ class RoleReport(NamedTuple):
     n_parameters: int
     strength: float
     budget: float
+
+
+class Fit(NamedTuple):
+    """The arguments of a network's `fit`."""
+
+    X: Any
+    y: Any
+    sample_weight: Any
+    validation: tuple[Any, Any, Any]
+
+
+_NOTED: ContextVar[list[Fit] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def noted_fits():
+    """Inside, a network's `fit` adds its arguments to the list and trains nothing.
+
+    So a search lets a pipeline fit and route as it does, and trains the networks at its
+    ends together.
+    """
+    fits = []
+    token = _NOTED.set(fits)
+    try:
+        yield fits
+    finally:
+        _NOTED.reset(token)
 
 
 class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
@@ -155,10 +184,15 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         self : object
             The fitted estimator.
         """
+        validation = (X_val, y_val, sample_weight_val)
+        noted = _NOTED.get()
+        if noted is not None:
+            noted.append(Fit(X, y, sample_weight, validation))
+            return self
         metadata = {"sample_weight": sample_weight}
         context = self._init_callback_context(max_subtasks=self.max_iter)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
-        task = self._make_task(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))
+        task = self._make_task(X, y, sample_weight, validation=validation)
         if context._callbacks:
             task.hooks.append(_EpochTasks(context, self, X, y, metadata))
         self._train(task)

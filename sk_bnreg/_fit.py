@@ -141,43 +141,25 @@ def fit_stack(
         raise ValueError(f"X must be one table or a list of one per estimator, got {len(X)} for {n} estimators.")
     given = (X, y, [None] * n if sample_weight is None else sample_weight)
     by_estimator = zip(*given, strict=True) if several else [(X, y, sample_weight)] * n
-    tables: dict[tuple[int, str, str], Table] = {}
-    tasks = []
-    for i, (estimator, (X_i, y_i, weight)) in enumerate(zip(estimators, by_estimator, strict=True)):
-        key = (id(X_i), estimator.dtype, str(estimator.device))
-        task = estimator._make_task(
+    tables: dict[Any, Table] = {}
+    tasks = [
+        make_task(
+            estimator,
             X_i,
             y_i,
             weight,
+            (None, None, None),
+            tables,
             rows=None if rows is None else _check_rows(rows, i, n, X_i, "rows"),
             monitor_rows=None if monitor_rows is None else _check_rows(monitor_rows, i, n, X_i, "monitor_rows"),
-            table=tables.get(key),
         )
-        tables[key] = task.train.table
-        tasks.append(task)
-
-    def hook(part: list[int]) -> Callable[[int, dict[int, float]], set[int]] | None:
-        if on_epoch_end is None:
-            return None
-
-        def call(epoch: int, losses: dict[int, float]) -> set[int]:
-            scores = np.full(n, np.nan)
-            for task, loss in losses.items():
-                scores[part[task]] = -loss
-            stopped = on_epoch_end(epoch, scores)
-            return set() if stopped is None else {part.index(i) for i in stopped if i in part}
-
-        return call
-
-    diverged = []
-    for part in _plan(tasks, stack_size):
-        diverged += [part[i] for i in train([tasks[i] for i in part], hook(part))]
+        for i, (estimator, (X_i, y_i, weight)) in enumerate(zip(estimators, by_estimator, strict=True))
+    ]
+    diverged = train_tasks(tasks, stack_size, on_epoch_end)
     if len(diverged) == n:
         raise ValueError(DIVERGED)
     if diverged:
-        warnings.warn(
-            f"Estimators {sorted(diverged)} of {n} are not fitted. {DIVERGED}", FitFailedWarning, stacklevel=2
-        )
+        warnings.warn(f"Estimators {diverged} of {n} are not fitted. {DIVERGED}", FitFailedWarning, stacklevel=2)
     return estimators
 
 
@@ -193,20 +175,58 @@ def _check_rows(rows: Sequence[Any], i: int, n: int, X: Any, name: str) -> np.nd
     return index
 
 
+def make_task(
+    network: Any, X: Any, y: Any, sample_weight: Any, validation: Any, tables: dict[Any, Table], **options: Any
+) -> Task:
+    """Return a network's task; a table that an earlier task in `tables` checked is not checked or copied again."""
+    key = (id(X), network.dtype, str(network.device))
+    task = network._make_task(X, y, sample_weight, validation=validation, table=tables.get(key), **options)
+    tables[key] = task.train.table
+    return task
+
+
 DIVERGED = (
     "The training diverged: parameters or loss became infinite or nan. "
     "Scale X (StandardScaler) or lower learning_rate_init or l2."
 )
 
 
-def _plan(tasks: Sequence[Task], stack_size: int | None = None) -> list[list[int]]:
+def train_tasks(
+    tasks: Sequence[Task],
+    stack_size: int | None = None,
+    on_epoch_end: Callable[[int, Any], Sequence[int] | None] | None = None,
+) -> list[int]:
+    """Train tasks in stacks of equal structure; return those that diverged. The arguments are `fit_stack`'s."""
+
+    def hook(part: list[int]) -> Callable[[int, dict[int, float]], set[int]] | None:
+        if on_epoch_end is None:
+            return None
+
+        def call(epoch: int, losses: dict[int, float]) -> set[int]:
+            scores = np.full(len(tasks), np.nan)
+            for task, loss in losses.items():
+                scores[part[task]] = -loss
+            stopped = on_epoch_end(epoch, scores)
+            return set() if stopped is None else {part.index(i) for i in stopped if i in part}
+
+        return call
+
+    diverged = []
+    for part in _plan(tasks, stack_size):
+        diverged += [part[i] for i in train([tasks[i] for i in part], hook(part))]
+    return sorted(diverged)
+
+
+def _plan(tasks: Sequence[Task], stack_size: int | None) -> list[list[int]]:
     """Divide tasks into stacks: equal structure, at most `stack_size` members."""
     groups: dict[Any, list[int]] = {}
     for i, task in enumerate(tasks):
         groups.setdefault((task.structure, i if task.alone else -1), []).append(i)
     parts = []
     for (structure, _), group in groups.items():
-        size = stack_size or _best_stack_size(structure, max(len(tasks[i].train.index) for i in group))
+        n_rows = max(len(tasks[i].train.index) for i in group)
+        batch_size = n_rows if structure.batch_size == -1 else structure.batch_size
+        size = stack_size or best_stack_size(structure.hidden_layer_sizes, structure.n_features, batch_size)
         part: list[int] = []
         n_members = 0
         for i in group:
@@ -219,16 +239,15 @@ def _plan(tasks: Sequence[Task], stack_size: int | None = None) -> list[list[int
     return parts
 
 
-def _best_stack_size(structure: Structure, n_rows: int) -> int:
+def best_stack_size(hidden_layer_sizes: Sequence[int], n_features: int, batch_size: int) -> int:
     """Return how many members to train together on a CPU.
 
     Measured on two AVX-512 cores: the time per member and step falls up to 16 members for
     any size, and up to 32 or 64 while a layer's activations stay below 2^17 numbers. Very
     wide tables get fewer, so that the weights take some hundred megabytes at most.
     """
-    batch_size = n_rows if structure.batch_size == -1 else structure.batch_size
-    widest = max(structure.hidden_layer_sizes, default=1)
-    n_parameters = widest * (structure.n_features + widest)
+    widest = max(hidden_layer_sizes, default=1)
+    n_parameters = widest * (n_features + widest)
     fastest = min(64, max(16, 2**17 // (widest * batch_size)))
     return max(1, min(fastest, 2**24 // n_parameters))
 
