@@ -1,0 +1,95 @@
+"""A search on several worker processes: Dask's, joblib's own, and workers that die."""
+
+import os
+import signal
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from sklearn.datasets import make_classification
+
+from sk_bnreg import BNMLPClassifier, StackedGridSearchCV
+
+GRID = {"l2": [0.0, 0.1, 1.0, 10.0], "learning_rate_init": [0.003, 0.01, 0.03]}
+
+
+@pytest.fixture(scope="module")
+def workers():
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def table():
+    return make_classification(400, 8, random_state=0)
+
+
+def search(**options):
+    network = BNMLPClassifier((16,), max_iter=5, dtype="float64", random_state=0)
+    return StackedGridSearchCV(network, GRID, cv=3, refit=False, **options)
+
+
+def score_columns(fitted):
+    return {name: values for name, values in fitted.cv_results_.items() if name.endswith("_score")}
+
+
+def assert_same_bits(one, other):
+    assert all((values == score_columns(other)[name]).all() for name, values in score_columns(one).items())
+
+
+class DeadlyScorer:
+    """Accuracy, from a worker that is killed the first time it is asked."""
+
+    def __init__(self, flag):
+        self.flag = flag
+
+    def __call__(self, estimator, X, y):
+        if not Path(self.flag).exists():
+            Path(self.flag).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return estimator.score(X, y)
+
+
+class CountedArray(np.ndarray):
+    """An array that counts how often it is pickled."""
+
+    count = 0
+
+    def __reduce_ex__(self, protocol):
+        CountedArray.count += 1
+        return super().__reduce_ex__(protocol)
+
+
+def test_dask_workers_score_bit_for_bit_as_one_process(workers, table):
+    here = search(stack_size=5).fit(*table)
+    with joblib.parallel_config("dask"):
+        assert_same_bits(search(stack_size=5).fit(*table), here)
+        there = search().fit(*table)  # stacks of another size: sums in another order
+    for name, values in score_columns(there).items():
+        np.testing.assert_allclose(values, score_columns(here)[name], rtol=0, atol=1e-9)
+
+
+def test_joblib_workers_score_bit_for_bit_as_one_process(table):
+    assert_same_bits(search(stack_size=5, n_jobs=2).fit(*table), search(stack_size=5).fit(*table))
+
+
+@pytest.mark.filterwarnings("ignore:A worker stopped:UserWarning")
+@pytest.mark.parametrize("backend", ["dask", "loky"])
+def test_a_killed_worker_costs_nothing_but_time(workers, table, tmp_path, backend):
+    here = search(stack_size=5).fit(*table)
+    flag = tmp_path / "killed"
+    with joblib.parallel_config(backend, **({} if backend == "dask" else {"n_jobs": 2})):
+        there = search(stack_size=5, scoring=DeadlyScorer(str(flag))).fit(*table)
+    assert flag.exists()
+    assert_same_bits(there, here)
+
+
+def test_a_fold_is_sent_to_dask_once_for_all_its_stacks(workers, table):
+    X, y = table
+    with joblib.parallel_config("dask"):
+        CountedArray.count = 0
+        search(stack_size=1).fit(X.view(CountedArray), y)
+    assert CountedArray.count == 6, CountedArray.count  # two tables a fold against two tables a stack
