@@ -86,6 +86,33 @@ def test_gradient_equals_autograd_on_an_ordinary_network(activation, loss, batch
         torch.testing.assert_close(stack.theta.grad[m], gradient, rtol=1e-9, atol=1e-13)
 
 
+class PassAsFunction(torch.autograd.Function):
+    """A training pass as autograd sees it: parameters in, losses out."""
+
+    @staticmethod
+    def forward(ctx, theta, stack, loss, batch):
+        stack.load({**stack.state(), "theta": theta.clone()})
+        losses = TrainingPass(stack, StackedLoss(loss))(*batch)
+        ctx.save_for_backward(stack.theta.grad)
+        return losses
+
+    @staticmethod
+    def backward(ctx, grad_losses):
+        return grad_losses[:, None] * ctx.saved_tensors[0], None, None, None
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("loss", TORCH_LOSSES)
+def test_gradient_passes_torchs_gradcheck(loss, batch_norm, weighted):
+    """Against finite differences; autograd has no part in it."""
+    stack = make_stack(activation="tanh", batch_norm=batch_norm)
+    weight = torch.rand(M, B, generator=torch.Generator().manual_seed(1), dtype=torch.float64) if weighted else None
+    batch = (*make_batch(loss), weight)
+    theta = stack.theta.detach().clone().requires_grad_()
+    assert torch.autograd.gradcheck(PassAsFunction.apply, (theta, stack, loss, batch))
+
+
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_integer_weights_equal_repeated_rows(batch_norm):
     x, target = make_batch("multiclass")
