@@ -4,8 +4,8 @@ For every .parquet table in a folder (target in the column "target"), cut to 5,0
 learning rates x six strengths of L2) on five folds, by the whole search and by racing. "gap" is how much worse
 than the winner of the whole search the winner of the race scores in the whole search, in standard errors of the
 former's mean over folds. The last columns are why candidates race over folds and not over epochs: Spearman's rank
-correlation between the candidates' losses on the first fold's test rows at the end of training and those after a tenth and
-half of the epochs.
+correlation between the candidates' losses on the first fold's test rows at the end of training and those after a
+tenth and half of the epochs.
 
     python benchmarks/racing.py DIR [--rows 5000] [--tables abalone adult ...]
 """
@@ -89,6 +89,8 @@ def main():
     parser.add_argument("--tables", nargs="*")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # diverged candidates
+    X, y = np.random.default_rng(0).random((2, 200, 1))
+    StackedGridSearchCV(BNMLPRegressor(max_iter=1), GRID, n_jobs=2).fit(X, y)  # starts the workers
     rows = []
     for path in sorted(args.folder.glob("*.parquet")):
         if not args.tables or path.stem in args.tables:

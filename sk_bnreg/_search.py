@@ -190,7 +190,7 @@ class _Front:
         X_train, y_train, _ = train_rows = evaluation.scored_rows(train)
         self.test = evaluation.scored_rows(test)
         self.train = train_rows if evaluation.search.return_train_score else ()
-        self.estimator, self.fit, self.error = unit.estimator, None, None
+        self.estimator, self.fit, self.error = clone(unit.estimator), None, None
         start = time.perf_counter()
         try:
             with noted_fits() as fits:
@@ -292,17 +292,18 @@ class _Evaluation:
     def _units(self, candidates, context):
         units = []
         for candidate, params in enumerate(candidates):
+            estimator = _candidate(self.search.estimator, params)
+            network, path = _network(estimator)
+            stacked = _can_stack(network)
+            before = tuple(
+                (name, value if isinstance(value, Hashable) else id(value))
+                for name, value in sorted(params.items())
+                if path and not f"{name}__".startswith(f"{path}__")
+            )
             for split in range(len(self.splits)):
-                estimator = _candidate(self.search.estimator, params)
-                network, path = _network(estimator)
-                before = tuple(
-                    (name, value if isinstance(value, Hashable) else id(value))
-                    for name, value in sorted(params.items())
-                    if path and not f"{name}__".startswith(f"{path}__")
-                )
                 task = context and context.subcontext(task_name="candidate-split-evaluation", task_id=len(units))
-                stacked = network if _can_stack(network) else None
-                units.append(_Unit(candidate, split, params, estimator, stacked, (split, before), task))
+                own = clone(network) if stacked else None
+                units.append(_Unit(candidate, split, params, estimator, own, (split, before), task))
         return units
 
     def _plan(self, units, wanted, n_jobs):
@@ -354,7 +355,7 @@ class _Evaluation:
         """Return what scikit-learn needs to fit and score an estimator that no stack can take."""
         train, test = self.splits[unit.split]
         return {
-            "estimator": unit.estimator,
+            "estimator": clone(unit.estimator),
             "X": self.X,
             "y": self.y,
             "scorer": self.scorer,
