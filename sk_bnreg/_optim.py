@@ -171,7 +171,7 @@ class StackedSolver(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _update(self, grad: Tensor, group: dict[str, Any]) -> Tensor:
-        """Return the update of theta for a rate of 1."""
+        """Return the update of theta for a rate of 1; it may take the gradient's memory."""
         raise NotImplementedError
 
 
@@ -208,25 +208,25 @@ class StackedAdam(StackedSolver):
 
     def _update(self, grad: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[self.stack.theta]
-        # torch's fused kernel takes one rate: it makes the update for a rate of 1, on zeros
-        update = torch.zeros_like(grad)
+        # torch's fused kernel takes one rate: with a rate and a decay of 1 it makes the update from any
+        # values, and so writes it over the gradient
         state["step"] += 1
         torch._fused_adamw_(
-            [update],
+            [grad],
             [grad],
             [state["exp_avg"]],
             [state["exp_avg_sq"]],
             [],
             [state["step"]],
             lr=1.0,
+            weight_decay=1.0,
             beta1=group["beta_1"],
             beta2=group["beta_2"],
-            weight_decay=0.0,
             eps=group["epsilon"],
             amsgrad=False,
             maximize=False,
         )
-        return update
+        return grad
 
 
 SOLVERS = {"adam": StackedAdam, "sgd": StackedSGD}

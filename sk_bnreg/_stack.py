@@ -6,7 +6,7 @@ own kernel on the view ``(1, M*H, B)``.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from math import prod
 from typing import NamedTuple
 
@@ -20,7 +20,10 @@ aten = torch.ops.aten
 
 
 class Activation(NamedTuple):
-    """A function z -> a and its chain rule (gradient at a, z, a) -> gradient at z."""
+    """A function z -> a and its chain rule (gradient at a, z, a) -> gradient at z.
+
+    It writes a over z where the chain rule needs a alone, and the gradient at z over that at a.
+    """
 
     forward: Callable[[Tensor], Tensor]
     backward: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -28,11 +31,11 @@ class Activation(NamedTuple):
 
 ACTIVATIONS = {
     "identity": Activation(lambda z: z, lambda g, z, a: g),
-    "logistic": Activation(torch.sigmoid, lambda g, z, a: aten.sigmoid_backward(g, a)),
-    "tanh": Activation(torch.tanh, lambda g, z, a: aten.tanh_backward(g, a)),
-    "relu": Activation(torch.relu, lambda g, z, a: aten.threshold_backward(g, a, 0)),
-    "gelu": Activation(F.gelu, lambda g, z, a: aten.gelu_backward(g, z)),
-    "silu": Activation(F.silu, lambda g, z, a: aten.silu_backward(g, z)),
+    "logistic": Activation(torch.sigmoid_, lambda g, z, a: aten.sigmoid_backward(g, a, grad_input=g)),
+    "tanh": Activation(torch.tanh_, lambda g, z, a: aten.tanh_backward(g, a, grad_input=g)),
+    "relu": Activation(torch.relu_, lambda g, z, a: aten.threshold_backward(g, a, 0, grad_input=g)),
+    "gelu": Activation(F.gelu, lambda g, z, a: aten.gelu_backward(g, z, grad_input=g)),
+    "silu": Activation(F.silu, lambda g, z, a: aten.silu_backward(g, z, grad_input=g)),
 }
 
 
@@ -226,10 +229,11 @@ class TrainingPass:
         self.loss = loss
         self.dropout = dropout
         self.activation = ACTIVATIONS[stack.activation]
-        self.value = stack.blocks(stack.theta.data)
-        self.grad = stack.blocks(stack.theta.grad)
+        self.value = _layers(stack, stack.theta.data)
+        self.grad = _layers(stack, stack.theta.grad)
         means_and_variances = zip(*stack.running_statistics(), strict=True) if stack.batch_norm else ()
-        self.statistics = [view for views in means_and_variances for view in views]
+        self.statistics = [view[:, :, None] for views in means_and_variances for view in views]
+        self.buffers: dict[int, _Buffers] = {}
 
     def __call__(self, x: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """Return each member's mean loss over its rows, ``(M,)``.
@@ -241,111 +245,122 @@ class TrainingPass:
         weight : Tensor of shape (M, B) or None
             Row weights, which also weigh the moments of batch norm; None for ones.
         """
+        n_rows = x.shape[2]
+        if n_rows not in self.buffers:
+            self.buffers[n_rows] = _Buffers(self.value, n_rows)
+        buffers = self.buffers[n_rows]
         share = None if weight is None else (weight / weight.sum(1, keepdim=True))[:, None]  # (M, 1, B)
-        masks = None if self.dropout is None else self.dropout.draw(x.shape[2], weight)
-        layers = range(len(self.value["hidden_weights"]))
-        inputs, before, after, normalised = [x], [], [], []
-        for layer in layers:
-            z = self._linear(layer, inputs[-1])
-            if self.stack.batch_norm:
-                z, saved = self._normalise(layer, z, share)
-                normalised.append(saved)
-            before.append(z)
-            after.append(self.activation.forward(z))
+        masks = None if self.dropout is None else self.dropout.draw(n_rows, weight)
+        *hidden, last = self.value
+        inputs, before, after, moments = [x], [], [], []
+        for layer, value in enumerate(hidden):
+            z = torch.bmm(value.weight, inputs[-1], out=buffers.linear[layer])
+            if value.gamma is not None:
+                moments.append(self._centre(z, share))
+                z = torch.mul(z, value.gamma * moments[-1][1].rsqrt(), out=buffers.normalised[layer])
+            before.append(z.add_(value.shift))
+            after.append(self.activation.forward(before[layer]))
             inputs.append(after[layer] if masks is None else after[layer] * masks[layer])
-        w_out, b_out = self.value["output_weights"][0], self.value["biases"][-1]
-        outputs = torch.baddbmm(b_out[:, :, None], w_out, inputs[-1])  # (M, C, B)
+        outputs = torch.bmm(last.weight, inputs[-1]).add_(last.shift)  # (M, C, B)
 
         row_loss = self.loss(outputs, target)  # (M, B)
         delta = self.loss.gradient(outputs, target)  # (M, C, B)
         if share is None:
-            loss = row_loss.mean(1)
-            delta.div_(x.shape[2])
+            loss = row_loss.sum(1).div_(n_rows)
+            delta.div_(n_rows)
         else:
             loss = (row_loss * share[:, 0]).sum(1)
             delta.mul_(share)
 
-        self.grad["output_weights"][0].copy_(torch.bmm(delta, inputs[-1].mT))
-        torch.sum(delta, 2, out=self.grad["biases"][-1])
-        delta = torch.bmm(w_out.mT, delta)  # (M, H, B)
-        for layer in reversed(layers):
-            if masks is not None:
-                delta.mul_(masks[layer])
-            delta = self.activation.backward(delta, before[layer], after[layer])
-            if self.stack.batch_norm:
-                delta = self._normalise_backward(layer, delta, normalised[layer][0], share)
+        for layer, (value, grad) in reversed([*enumerate(zip(self.value, self.grad, strict=True))]):
+            if layer < len(hidden):
+                if masks is not None:
+                    delta.mul_(masks[layer])
+                delta = self.activation.backward(delta, before[layer], after[layer])
+            if grad.gamma is None:
+                torch.sum(delta, 2, keepdim=True, out=grad.shift)
             else:
-                torch.sum(delta, 2, out=self.grad["biases"][layer])
-            self.grad["hidden_weights"][layer].copy_(torch.bmm(delta, inputs[layer].mT))
+                delta = self._normalise_backward(layer, delta, buffers.linear[layer], moments[layer][1], share)
+            torch.bmm(delta, inputs[layer].mT, out=grad.weight)
             if layer:
-                delta = torch.bmm(self.value["hidden_weights"][layer].mT, delta)
-        if self.stack.batch_norm:
-            self._move_running_statistics([moments for _, moments in normalised])
+                delta = torch.bmm(value.weight.mT, delta, out=buffers.delta[layer - 1])  # (M, H, B)
+        if moments:
+            self._move_running_statistics(moments)
         return loss
 
-    def _linear(self, layer: int, x: Tensor) -> Tensor:
-        weight = self.value["hidden_weights"][layer]
-        if self.stack.batch_norm:
-            return torch.bmm(weight, x)
-        return torch.baddbmm(self.value["biases"][layer][:, :, None], weight, x)
-
-    def _normalise(
-        self, layer: int, z: Tensor, share: Tensor | None
-    ) -> tuple[Tensor, tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]]:
-        """Batch-normalise z (M, H, B); also return what the backward pass needs, and (mean, 1/sd)."""
-        gamma, beta = self.value["gamma"][layer], self.value["beta"][layer]
+    def _centre(self, z: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Subtract the mean over the rows from z; return it, and the variance + eps."""
         if share is None:
-            out, mean, rstd = torch.native_batch_norm(
-                z.view(1, -1, z.shape[2]),  # (1, M*H, B)
-                gamma.reshape(-1),
-                beta.reshape(-1),
-                None,
-                None,
-                True,
-                0.0,
-                self.stack.batch_norm_eps,
-            )
-            return out.view_as(z), ((z, mean, rstd), (mean.view_as(gamma), rstd.view_as(gamma)))
-        mean = (z * share).sum(2, keepdim=True)
-        centred = z - mean
-        rstd = (centred.square() * share).sum(2, keepdim=True).add_(self.stack.batch_norm_eps).rsqrt()
-        normal = centred * rstd
-        out = torch.addcmul(beta[:, :, None], normal, gamma[:, :, None])
-        return out, ((normal, rstd), (mean[:, :, 0], rstd[:, :, 0]))
+            mean = z.mean(2, keepdim=True)
+            var = torch.linalg.vector_norm(z.sub_(mean), dim=2, keepdim=True).square_().div_(z.shape[2])
+        else:
+            mean = (z * share).sum(2, keepdim=True)
+            var = (z.sub_(mean).square() * share).sum(2, keepdim=True)
+        return mean, var.add_(self.stack.batch_norm_eps)
 
     def _move_running_statistics(self, moments: list[tuple[Tensor, Tensor]]) -> None:
         """Average in the batch moments: a plain mean over the first ten steps, then with momentum 0.1."""
         self.stack.n_steps += 1
-        batch = [mean for mean, _ in moments] + [rstd.pow(-2) for _, rstd in moments]
+        batch = [mean for mean, _ in moments] + [var for _, var in moments]
         torch._foreach_lerp_(self.statistics, batch, max(0.1, 1 / self.stack.n_steps))
 
-    def _normalise_backward(self, layer: int, delta: Tensor, saved: tuple[Tensor, ...], share: Tensor | None) -> Tensor:
-        gamma = self.value["gamma"][layer]
+    def _normalise_backward(self, layer: int, delta: Tensor, z: Tensor, var: Tensor, share: Tensor | None) -> Tensor:
+        """Write the gradients of gamma and beta, return that at z, whose mean was subtracted."""
+        gamma, grad = self.value[layer].gamma, self.grad[layer]
+        assert gamma is not None and grad.gamma is not None
+        rstd = var.rsqrt()
         if share is None:
-            z, mean, rstd = saved
-            flat = (1, -1, z.shape[2])
+            rows = (1, -1, z.shape[2])  # (1, M*H, B)
             delta, grad_gamma, grad_beta = aten.native_batch_norm_backward(
-                delta.view(flat),
-                z.view(flat),
+                delta.view(rows),
+                z.view(rows),
                 gamma.reshape(-1),
                 None,
                 None,
-                mean,
-                rstd,
+                torch.zeros_like(rstd).view(-1),
+                rstd.view(-1),
                 True,
                 self.stack.batch_norm_eps,
                 [True, True, True],
             )
-            delta = delta.view_as(z)
-            self.grad["gamma"][layer].copy_(grad_gamma.view_as(gamma))
-            self.grad["beta"][layer].copy_(grad_beta.view_as(gamma))
-            return delta
-        normal, rstd = saved
-        grad_gamma, grad_beta = (delta * normal).sum(2), delta.sum(2)
-        self.grad["gamma"][layer].copy_(grad_gamma)
-        self.grad["beta"][layer].copy_(grad_beta)
-        mean_part = torch.addcmul(grad_beta[:, :, None], normal, grad_gamma[:, :, None])
-        return gamma[:, :, None] * rstd * (delta - share * mean_part)
+            grad.gamma.copy_(grad_gamma.view_as(gamma))
+            grad.shift.copy_(grad_beta.view_as(gamma))
+            return delta.view_as(z)
+        normal = z * rstd
+        grad_gamma, grad_beta = (delta * normal).sum(2, keepdim=True), delta.sum(2, keepdim=True)
+        grad.gamma.copy_(grad_gamma)
+        grad.shift.copy_(grad_beta)
+        return gamma * rstd * (delta - share * torch.addcmul(grad_beta, normal, grad_gamma))
+
+
+class _Layer(NamedTuple):
+    """Views of a layer's parameters, or of their gradients."""
+
+    weight: Tensor  # (M, out, in)
+    shift: Tensor  # bias or beta, (M, out, 1)
+    gamma: Tensor | None  # (M, out, 1), or None where batch norm is not
+
+
+def _layers(stack: StackedMLP, flat: Tensor) -> list[_Layer]:
+    block = stack.blocks(flat)
+    columns = {role: [view[:, :, None] for view in block[role]] for role in ("biases", "gamma", "beta")}
+    return [
+        _Layer(weight, shift, gamma)
+        for weight, shift, gamma in zip_longest(
+            block["hidden_weights"] + block["output_weights"], columns["beta"] + columns["biases"], columns["gamma"]
+        )
+    ]
+
+
+class _Buffers:
+    """What a pass over `n_rows` rows writes: allocated once, since each step would pay for fresh pages."""
+
+    def __init__(self, layers: Sequence[_Layer], n_rows: int):
+        def empty() -> list[Tensor]:
+            return [layer.weight.new_empty(*layer.weight.shape[:2], n_rows) for layer in layers[:-1]]
+
+        self.linear, self.delta = empty(), empty()
+        self.normalised = [] if layers[0].gamma is None else empty()
 
 
 class Dropout:
