@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -80,19 +79,22 @@ class StackData(torch.utils.data.Dataset):
 
         `order` ``(M, R)`` counts within each member's rows; `bounds` cuts its columns.
         """
-        for start, stop in pairwise(bounds):
-            position = order[:, start:stop]
-            index = self.index.gather(1, position)  # (M, B)
+        sizes = np.diff(bounds).tolist()
+        if self.target.dim() == 2:
+            target = self.target.gather(1, order)
+        else:
+            target = self.target.gather(1, order[:, :, None].expand(-1, -1, self.target.shape[2])).mT
+        targets = target.split(sizes, dim=-1)
+        weights = [None] * len(sizes) if self.weight is None else self.weight.gather(1, order).split(sizes, dim=1)
+        for index, part, weight, stop in zip(
+            self.index.gather(1, order).split(sizes, dim=1), targets, weights, bounds[1:], strict=True
+        ):
+            rows = index.reshape(-1)
             if isinstance(self.table, Tensor):
-                x = self.table.index_select(0, index.view(-1))
+                x = self.table.index_select(0, rows)
             else:
-                x = torch.from_numpy(self.table[index.view(-1).cpu().numpy()].toarray()).to(index.device)
-            if self.target.dim() == 2:
-                target = self.target.gather(1, position)
-            else:
-                target = self.target.gather(1, position[:, :, None].expand(-1, -1, self.target.shape[2])).mT
-            weight = None if self.weight is None or stop <= self.n_unweighted else self.weight.gather(1, position)
-            yield x.view(*index.shape, -1).mT, target, weight
+                x = torch.from_numpy(self.table[rows.cpu().numpy()].toarray()).to(rows.device)
+            yield x.view(*index.shape, -1).mT, part, None if stop <= self.n_unweighted else weight
 
 
 class Tables:

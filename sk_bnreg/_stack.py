@@ -31,11 +31,11 @@ class Activation(NamedTuple):
 
 ACTIVATIONS = {
     "identity": Activation(lambda z: z, lambda g, z, a: g),
-    "logistic": Activation(torch.sigmoid_, lambda g, z, a: aten.sigmoid_backward(g, a, grad_input=g)),
-    "tanh": Activation(torch.tanh_, lambda g, z, a: aten.tanh_backward(g, a, grad_input=g)),
-    "relu": Activation(torch.relu_, lambda g, z, a: aten.threshold_backward(g, a, 0, grad_input=g)),
-    "gelu": Activation(F.gelu, lambda g, z, a: aten.gelu_backward(g, z, grad_input=g)),
-    "silu": Activation(F.silu, lambda g, z, a: aten.silu_backward(g, z, grad_input=g)),
+    "logistic": Activation(torch.sigmoid_, lambda g, z, a: aten.sigmoid_backward.grad_input(g, a, grad_input=g)),
+    "tanh": Activation(torch.tanh_, lambda g, z, a: aten.tanh_backward.grad_input(g, a, grad_input=g)),
+    "relu": Activation(torch.relu_, lambda g, z, a: aten.threshold_backward.grad_input(g, a, 0, grad_input=g)),
+    "gelu": Activation(F.gelu, lambda g, z, a: aten.gelu_backward.grad_input(g, z, grad_input=g)),
+    "silu": Activation(F.silu, lambda g, z, a: aten.silu_backward.grad_input(g, z, grad_input=g)),
 }
 
 
@@ -233,6 +233,7 @@ class TrainingPass:
         self.grad = _layers(stack, stack.theta.grad)
         means_and_variances = zip(*stack.running_statistics(), strict=True) if stack.batch_norm else ()
         self.statistics = [view[:, :, None] for views in means_and_variances for view in views]
+        self.eps = stack.theta.data.new_tensor(stack.batch_norm_eps)
         self.buffers: dict[int, _Buffers] = {}
 
     def __call__(self, x: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
@@ -256,8 +257,8 @@ class TrainingPass:
         for layer, value in enumerate(hidden):
             z = torch.bmm(value.weight, inputs[-1], out=buffers.linear[layer])
             if value.gamma is not None:
-                moments.append(self._centre(z, share))
-                z = torch.mul(z, value.gamma * moments[-1][1].rsqrt(), out=buffers.normalised[layer])
+                moments.append(self._moments(z, buffers.normalised[layer], share))
+                z = buffers.normalised[layer].mul_(value.gamma * moments[-1].rstd)
             before.append(z.add_(value.shift))
             after.append(self.activation.forward(before[layer]))
             inputs.append(after[layer] if masks is None else after[layer] * masks[layer])
@@ -280,7 +281,7 @@ class TrainingPass:
             if grad.gamma is None:
                 torch.sum(delta, 2, keepdim=True, out=grad.shift)
             else:
-                delta = self._normalise_backward(layer, delta, buffers.linear[layer], moments[layer][1], share)
+                delta = self._normalise_backward(layer, delta, buffers.linear[layer], moments[layer], share)
             torch.bmm(delta, inputs[layer].mT, out=grad.weight)
             if layer:
                 delta = torch.bmm(value.weight.mT, delta, out=buffers.delta[layer - 1])  # (M, H, B)
@@ -288,36 +289,39 @@ class TrainingPass:
             self._move_running_statistics(moments)
         return loss
 
-    def _centre(self, z: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Subtract the mean over the rows from z; return it, and the variance + eps."""
+    def _moments(self, z: Tensor, centred: Tensor, share: Tensor | None) -> "_Moments":
+        """Return the moments over the rows of z, and write z minus its mean to `centred`."""
         if share is None:
             mean = z.mean(2, keepdim=True)
-            var = torch.linalg.vector_norm(z.sub_(mean), dim=2, keepdim=True).square_().div_(z.shape[2])
+            norm = torch.linalg.vector_norm(torch.sub(z, mean, out=centred), dim=2, keepdim=True)
+            var = torch.addcmul(self.eps, norm, norm, value=1 / z.shape[2])
         else:
             mean = (z * share).sum(2, keepdim=True)
-            var = (z.sub_(mean).square() * share).sum(2, keepdim=True)
-        return mean, var.add_(self.stack.batch_norm_eps)
+            var = (torch.sub(z, mean, out=centred).square() * share).sum(2, keepdim=True).add_(self.eps)
+        return _Moments(mean, var, var.rsqrt())
 
-    def _move_running_statistics(self, moments: list[tuple[Tensor, Tensor]]) -> None:
+    def _move_running_statistics(self, moments: "list[_Moments]") -> None:
         """Average in the batch moments: a plain mean over the first ten steps, then with momentum 0.1."""
         self.stack.n_steps += 1
-        batch = [mean for mean, _ in moments] + [var for _, var in moments]
+        batch = [layer.mean for layer in moments] + [layer.var for layer in moments]
         torch._foreach_lerp_(self.statistics, batch, max(0.1, 1 / self.stack.n_steps))
 
-    def _normalise_backward(self, layer: int, delta: Tensor, z: Tensor, var: Tensor, share: Tensor | None) -> Tensor:
-        """Write the gradients of gamma and beta, return that at z, whose mean was subtracted."""
+    def _normalise_backward(
+        self, layer: int, delta: Tensor, z: Tensor, moments: "_Moments", share: Tensor | None
+    ) -> Tensor:
+        """Write the gradients of gamma and beta, return that at z."""
         gamma, grad = self.value[layer].gamma, self.grad[layer]
         assert gamma is not None and grad.gamma is not None
-        rstd = var.rsqrt()
+        mean, _, rstd = moments
         if share is None:
             rows = (1, -1, z.shape[2])  # (1, M*H, B)
-            delta, grad_gamma, grad_beta = aten.native_batch_norm_backward(
+            delta, grad_gamma, grad_beta = aten.native_batch_norm_backward.default(
                 delta.view(rows),
                 z.view(rows),
                 gamma.reshape(-1),
                 None,
                 None,
-                torch.zeros_like(rstd).view(-1),
+                mean.view(-1),
                 rstd.view(-1),
                 True,
                 self.stack.batch_norm_eps,
@@ -326,11 +330,19 @@ class TrainingPass:
             grad.gamma.copy_(grad_gamma.view_as(gamma))
             grad.shift.copy_(grad_beta.view_as(gamma))
             return delta.view_as(z)
-        normal = z * rstd
+        normal = (z - mean) * rstd
         grad_gamma, grad_beta = (delta * normal).sum(2, keepdim=True), delta.sum(2, keepdim=True)
         grad.gamma.copy_(grad_gamma)
         grad.shift.copy_(grad_beta)
         return gamma * rstd * (delta - share * torch.addcmul(grad_beta, normal, grad_gamma))
+
+
+class _Moments(NamedTuple):
+    """Of a layer's rows: mean, variance + eps and its root's inverse, each ``(M, H, 1)``."""
+
+    mean: Tensor
+    var: Tensor
+    rstd: Tensor
 
 
 class _Layer(NamedTuple):
