@@ -184,7 +184,8 @@ class StackedNet(NeuralNet):
         del fit_params
         self.module_.train(training)
         hooked = self._hooked("on_batch_begin", "on_batch_end")
-        total, mass = self.module_.theta.data.new_zeros(len(self.module_.theta)), 0
+        total = self.module_.theta.data.new_zeros(len(self.module_.theta))
+        mass: Tensor | int = 0
         for batch in iterator:
             if hooked:
                 self.notify("on_batch_begin", batch=batch, training=training)

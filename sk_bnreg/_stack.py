@@ -311,7 +311,8 @@ class TrainingPass:
     ) -> Tensor:
         """Write the gradients of gamma and beta, return that at z."""
         gamma, grad = self.value[layer].gamma, self.grad[layer]
-        assert gamma is not None and grad.gamma is not None
+        assert gamma is not None
+        assert grad.gamma is not None
         mean, _, rstd = moments
         if share is None:
             rows = (1, -1, z.shape[2])  # (1, M*H, B)
