@@ -294,7 +294,7 @@ class _Evaluation:
         for candidate, params in enumerate(candidates):
             estimator = _candidate(self.search.estimator, params)
             network, path = _network(estimator)
-            stacked = _can_stack(network)
+            stacked = _can_stack(estimator, network)
             before = tuple(
                 (name, value if isinstance(value, Hashable) else id(value))
                 for name, value in sorted(params.items())
@@ -327,7 +327,7 @@ class _Evaluation:
     def _units_at_once(self, network):
         if network is None:
             return 1
-        n_features = self.X.shape[1] if hasattr(self.X, "shape") else len(self.X[0])
+        n_features = (*getattr(self.X, "shape", ()), 1, 1)[1]  # before the steps that may add to them
         batch_size = network._batch_size(len(self.splits[0][0]))
         n_members = self.search.stack_size or best_stack_size(network._hidden_sizes(), n_features, batch_size)
         return max(1, n_members // network.n_ensemble)
@@ -475,15 +475,19 @@ def _network(estimator):
     return network, f"{name}__{path}" if path else name
 
 
-def _can_stack(network):
-    """Tell whether a network can share a stack; one with invalid parameters is left to its own fit to complain."""
-    if network is None or hasattr(network, "_skl_callbacks"):
+def _can_stack(estimator, network):
+    """Tell whether the network at the end of an estimator, and no other in it, can share a stack.
+
+    One with invalid parameters is left to its own fit, to complain.
+    """
+    networks = [value for value in estimator.get_params().values() if isinstance(value, BaseBNMLP)]
+    if network is None or len(networks) > 1 or type(network).fit is not BaseBNMLP.fit:
         return False
     try:
         network._check_params()
     except ValueError:
         return False
-    return True
+    return not hasattr(network, "_skl_callbacks")
 
 
 def _with_network(estimator, network):

@@ -9,6 +9,7 @@ from sklearn.callback import ProgressBar
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_classification, make_regression
 from sklearn.exceptions import FitFailedWarning
+from sklearn.feature_selection import SelectFromModel
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import (
@@ -20,6 +21,7 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, QuantileTransformer, StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
 from skrub import TableVectorizer
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, StackedGridSearchCV, StackedRandomizedSearchCV
@@ -294,3 +296,31 @@ def test_racing_with_failures_few_folds_and_several_scores(classes):
     assert raced.cv_results_["n_splits_scored"][best] == 3
     with pytest.raises(ValueError, match="racing needs refit to be the name"):
         StackedGridSearchCV(small(), FORTY, refit=False, **several).fit(*classes)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("cls", [BNMLPClassifier, BNMLPRegressor])
+def test_check_estimator_nothing_fails_and_nothing_is_excused(cls):
+    network = cls((32,), max_iter=20, dtype="float64", random_state=0)
+    results = check_estimator(StackedGridSearchCV(network, {"l2": [0.0, 1.0]}, cv=3), on_fail=None, on_skip=None)
+    assert [result["check_name"] for result in results if result["status"] == "failed"] == []
+    assert sum(result["status"] == "passed" for result in results) > 45
+
+
+def test_networks_that_only_their_own_fit_can_train(classes):
+    """A subclass with a fit of its own, and a network that selects features before the network at the end."""
+
+    class Doubled(BNMLPClassifier):
+        def fit(self, X, y):
+            super().fit(X, y)
+            self.doubled_ = 2 * X.shape[1]
+            return self
+
+    grid = {"l2": [0.0, 1.0]}
+    search = StackedGridSearchCV(Doubled((8,), max_iter=2, random_state=0), grid, cv=3).fit(*classes)
+    assert search.best_estimator_.doubled_ == 12
+    importance = {"importance_getter": lambda net: np.abs(net.coefs_[0]).sum(1)}
+    pipeline = make_pipeline(SelectFromModel(small(), max_features=3, **importance), small())
+    grid = {"bnmlpclassifier__l2": [0.0, 1.0]}
+    plain = GridSearchCV(pipeline, grid, cv=3).fit(*classes)
+    assert_equal_results(StackedGridSearchCV(pipeline, grid, cv=3).fit(*classes), plain)
