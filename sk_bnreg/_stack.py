@@ -1,8 +1,8 @@
 """Many MLPs of one structure as a single torch module, with a hand-derived gradient.
 
 Activations are features-first, ``(M, H, B)``: M members, H units, B rows. Then a layer
-of all members is one `torch.bmm`, and batch norm of all members is one call of torch's
-own kernel on the view ``(1, M*H, B)``.
+of all members is one `torch.bmm`, and the moments of batch norm are reductions over
+contiguous rows.
 """
 
 from collections.abc import Callable, Sequence
