@@ -6,9 +6,9 @@ NeuralNetClassifier (batch norm) and over this package's estimator. Each side ru
 work is checked: the same number of optimizer steps, equal scores of the two searches over the same estimator, and
 mean scores within 0.02 of the peers'.
 
-share: the share of the machine's rate of matrix products (torch.mm, 2048 x 2048, float32, one thread) that a
-search reaches in training without batch norm, one thread, counting 6 x batch x sum of in x out operations per network
-and step.
+share: the share of the machine's rate of matrix products (torch.mm, 2048 x 2048, float32, one thread) that a stack
+of the size that a search takes reaches without batch norm, one thread, counting 6 x batch x sum of in x out
+operations per network and step.
 
 growth: log-log slopes of the time in candidates (10 to 640) and rows (1,000 to 100,000), and the peak memory with
 160 and 640 candidates.
@@ -34,7 +34,8 @@ from sklearn.datasets import make_classification
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier
 
-from sk_bnreg import BNMLPClassifier, StackedGridSearchCV
+from sk_bnreg import BNMLPClassifier, StackedGridSearchCV, fit_stack
+from sk_bnreg._fit import best_stack_size
 
 EPOCHS = 10
 RATES = [0.0003, 0.001, 0.003, 0.006, 0.01]
@@ -93,9 +94,7 @@ def searches(units, batch_size, batch_norm):
 
 
 def measure_speed(n_rounds):
-    print(
-        "network, rows           peer               peer, s  stacked, s     peer / stacked     one at a time / stacked"
-    )
+    print(f"{'network, rows':24}{'peer':24}{'peer, s':>8}{'stacked, s':>12}{'peer / stacked':>24}{'own / stacked':>24}")
     for units, batch_size, n_rows in ((64, 64, 5_000), (128, 256, 10_000)):
         X, y = table(n_rows)
         for batch_norm in (False, True):
@@ -138,24 +137,25 @@ def check_same_work(sides, X, y, batch_size):
 def measure_share(n_rounds):
     torch.set_num_threads(1)
     a, b = torch.rand(2, 2048, 2048)
-    print("network                 GFLOP/s of torch.mm    share reached in a search's training")
+    print(f"{'network':24}{'networks':>9}{'torch.mm, GFLOP/s':>20}{'share in training steps':>26}{'in whole fits':>24}")
     for hidden, batch_size, n_rows in (((64, 64), 64, 5_000), ((128, 128), 256, 10_000), ((256,) * 3, 256, 10_000)):
         X, y = table(n_rows)
-        search = StackedGridSearchCV(network(hidden, batch_size, False), GRIDS["ours"], cv=2, refit=False)
-        sizes = [30, *hidden, 1]
-        per_row = 6 * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
-        n_operations = per_row * 30 * EPOCHS * n_rows  # every row is in one of two training folds
-        search.fit(X, y)
-        rates, shares = [], []
+        n = best_stack_size(hidden, 30, batch_size)
+        stack = [network(hidden, batch_size, False).set_params(random_state=seed) for seed in range(n)]
+        n_operations = n * 6 * EPOCHS * n_rows * sum(n_in * n_out for n_in, n_out in pairwise([30, *hidden, 1]))
+        fit_stack(stack, X, y)
+        rates, steps, fits = [], [], []
         for _ in range(n_rounds):
             start = perf_counter()
             for _ in range(10):
                 torch.mm(a, b)
             rates.append(10 * 2 * 2048**3 / (perf_counter() - start))
-            search.fit(X, y)
-            seconds = 2 * search.cv_results_["mean_fit_time"].sum()
-            shares.append(n_operations / seconds / rates[-1])
-        print(f"{hidden!s}/{batch_size:<10}{np.median(rates) / 1e9:>12.0f}{spread(np.array(shares)):>38}", flush=True)
+            start = perf_counter()
+            fit_stack(stack, X, y)
+            fits.append(n_operations / (perf_counter() - start) / rates[-1])
+            steps.append(n_operations / sum(stack[0].net_.history[:, "dur"]) / rates[-1])
+        steps, fits = spread(np.array(steps)), spread(np.array(fits))
+        print(f"{f'{hidden}/{batch_size}':24}{n:9}{np.median(rates) / 1e9:20.0f}{steps:>26}{fits:>24}", flush=True)
 
 
 def measure_growth():

@@ -242,13 +242,14 @@ def _plan(tasks: Sequence[Task], stack_size: int | None) -> list[list[int]]:
 def best_stack_size(hidden_layer_sizes: Sequence[int], n_features: int, batch_size: int) -> int:
     """Return how many members to train together on a CPU.
 
-    Measured on two AVX-512 cores: the time per member and step falls up to 16 members for
-    any size, and up to 32 or 64 while a layer's activations stay below 2^17 numbers. Very
-    wide tables get fewer, so that the weights take some hundred megabytes at most.
+    Measured on AVX-512 cores, one thread: the time per member and step falls up to 8 members
+    for any size, further while a layer's activations of all members are below 2^17 numbers,
+    and rises when they no longer fit the cache. Very wide tables get fewer, so that the
+    weights take some hundred megabytes at most.
     """
     widest = max(hidden_layer_sizes, default=1)
     n_parameters = widest * (n_features + widest)
-    fastest = min(64, max(16, 2**17 // (widest * batch_size)))
+    fastest = min(64, max(8, 2**17 // (widest * batch_size)))
     return max(1, min(fastest, 2**24 // n_parameters))
 
 

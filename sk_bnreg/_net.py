@@ -83,9 +83,9 @@ class StackedNet(NeuralNet):
     def _default_callbacks(self) -> list[tuple[str, Callback]]:
         return [("epoch_timer", EpochTimer()), ("print_log", PrintLog())]
 
-    def initialize_module(self) -> "StackedNet":
-        """Build the stack and draw every member's initial weights from its own generator."""
-        super().initialize_module()
+    def initialize(self) -> "StackedNet":
+        """Build the net and draw every member's initial weights from its own generator."""
+        super().initialize()
         self.generators_ = [torch.Generator().manual_seed(member.seed) for member in self.members]
         self.module_.reset_parameters(self.generators_)
         self.records_ = [Record() for _ in self.members]
@@ -202,7 +202,7 @@ class StackedNet(NeuralNet):
             return self
         params = self.get_params(deep=False)
         params.update(members=[self.members[m] for m in members], module__n_members=len(members))
-        net = StackedNet(**params).initialize()
+        net = NeuralNet.initialize(StackedNet(**params))  # without drawing weights that are replaced
         net.records_ = [self.records_[m] for m in members]
         net.generators_ = [self.generators_[m] for m in members]
         net._set_members(
