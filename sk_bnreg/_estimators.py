@@ -291,9 +291,9 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
 
     def _learn_target(self, y, weight, classes, final):
         del weight, final
-        check_classification_targets(y)
         kind = type_of_target(y, input_name="y")
-        if kind == "multiclass-multioutput":
+        if kind not in ("binary", "multiclass", "multilabel-indicator"):
+            check_classification_targets(y)
             raise ValueError("y must have one column or be 0/1 labels, got several columns of classes.")
         self._multilabel = kind == "multilabel-indicator"
         if classes is not None:

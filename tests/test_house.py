@@ -16,6 +16,7 @@ ORDER = [
     "_fit",
     "_base",
     "_estimators",
+    "_evaluation",
     "_search",
     "_stats",
     "_study",
