@@ -173,7 +173,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
     >>> from sk_bnreg import BNMLPClassifier, StackedGridSearchCV
     >>> X, y = load_iris(return_X_y=True)
     >>> grid = {"batch_norm": [False, True], "l2": [0.1, 1.0]}
-    >>> search = StackedGridSearchCV(BNMLPClassifier((16,), random_state=0), grid).fit(X, y)
+    >>> search = StackedGridSearchCV(BNMLPClassifier(random_state=0), grid).fit(X, y)
     >>> bool(search.best_score_ > 0.9), len(search.cv_results_["params"])
     (True, 4)
     """
