@@ -4,7 +4,7 @@ import copy
 import sys
 import time
 from collections import Counter
-from collections.abc import Hashable
+from numbers import Number
 from traceback import format_exc
 from typing import Any, NamedTuple
 
@@ -146,7 +146,7 @@ class Evaluation:
             network, path = _network(estimator)
             network = network if _can_stack(estimator, network) else None
             before = tuple(
-                (name, value if isinstance(value, Hashable) else id(value))
+                (name, value if isinstance(value, Number | str) else (id(value),))
                 for name, value in sorted(params.items())
                 if path and not f"{name}__".startswith(f"{path}__")
             )
@@ -314,7 +314,8 @@ def _fit_and_score_stack(members, search, scorer, *fronts):
         errors[list(tasks)[t]] = f"ValueError: {DIVERGED}"
     seconds = (time.perf_counter() - start) / len(members)
     for front in fronts:
-        _transform_once(front.estimator)
+        if not front.error:
+            _transform_once(front.estimator)
 
     results = []
     for i, (network, (_, f, context)) in enumerate(zip(networks, members, strict=True)):
@@ -409,9 +410,11 @@ def _transform_once(estimator):
     if isinstance(estimator, TransformedTargetRegressor):
         _transform_once(estimator.regressor_)
     elif isinstance(estimator, Pipeline):
-        for _, step in estimator.steps[:-1]:
-            if hasattr(step, "transform") and not isinstance(vars(step).get("transform"), _Remembered):
+        for i, (name, step) in enumerate(estimator.steps[:-1]):
+            if hasattr(step, "transform") and not isinstance(step.transform, _Remembered):
+                step = copy.copy(step)  # a FrozenEstimator is the user's own object
                 step.transform = _Remembered(step.transform)
+                estimator.steps[i] = (name, step)
         _transform_once(estimator.steps[-1][1])
 
 

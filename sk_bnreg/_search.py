@@ -64,10 +64,10 @@ class _StackedSearch(BaseSearchCV):
             if self.verbose > 0:
                 n_fits = len(candidates) * len(splits)
                 print(f"Fitting {len(splits)} folds for each of {len(candidates)} candidates, totalling {n_fits} fits")
-            found, n_splits = evaluation.run(candidates, callback_ctx)
+            found, n_scored = evaluation.run(candidates, callback_ctx)
             scores.extend(found)
             tried.extend(candidates)
-            raced = {"n_splits_scored": n_splits} if self.racing else {}
+            raced = {"n_splits_scored": n_scored} if self.racing else {}
             for name, values in {**(more_results or {}), **raced}.items():
                 more.setdefault(name, []).extend(values)
             results = self._format_results(tried, len(splits), scores, more)

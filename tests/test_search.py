@@ -5,11 +5,14 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import loguniform, uniform
+from sklearn import config_context
 from sklearn.callback import ProgressBar
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_classification, make_regression
 from sklearn.exceptions import FitFailedWarning
 from sklearn.feature_selection import SelectFromModel
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import (
@@ -56,7 +59,7 @@ def numbers():
     return make_regression(203, 6, noise=5.0, random_state=0)
 
 
-def assert_equal_results(stacked, plain, *metrics):
+def assert_equal_results(stacked, plain):
     """Compare everything but the times with the results of scikit-learn's search."""
     ours, theirs = stacked.cv_results_, plain.cv_results_
     assert set(ours) == set(theirs)
@@ -125,6 +128,29 @@ def test_transformed_targets_inside_and_outside_of_a_pipeline(numbers, target):
         assert_equal_results(stacked, plain)
 
 
+@pytest.mark.filterwarnings("ignore:One or more of the")
+def test_a_target_that_cannot_be_transformed_fails_alone(numbers):
+    estimator = TransformedTargetRegressor(make_pipeline(StandardScaler(), small(BNMLPRegressor)))
+    grid = {"transformer": [None, FunctionTransformer(np.linalg.inv)]}
+    with pytest.warns(FitFailedWarning, match="3 fits failed out of a total of 6"):
+        plain = GridSearchCV(estimator, grid, cv=3).fit(*numbers)
+    with pytest.warns(FitFailedWarning, match="3 fits failed out of a total of 6"):
+        stacked = StackedGridSearchCV(estimator, grid, cv=3).fit(*numbers)
+    assert_equal_results(stacked, plain)
+
+
+def test_a_frozen_step_stays_as_it_was(classes):
+    """Cloning a FrozenEstimator gives the user's own object, which a search must not touch."""
+    X, y = classes
+    frozen = FrozenEstimator(StandardScaler().fit(X))
+    before = set(vars(frozen)), set(vars(frozen.estimator))
+    pipeline = make_pipeline(frozen, small())
+    grid = {"bnmlpclassifier__l2": [0.0, 1.0]}
+    stacked = StackedGridSearchCV(pipeline, grid, cv=3).fit(X, y)
+    assert_equal_results(stacked, GridSearchCV(pipeline, grid, cv=3).fit(X, y))
+    assert (set(vars(frozen)), set(vars(frozen.estimator))) == before
+
+
 def test_steps_before_the_network_are_fitted_once_per_fold_and_setting(classes):
     fits, transforms = [], []
 
@@ -190,8 +216,6 @@ def test_groups_and_sample_weights_are_cut_to_the_fold(classes):
 
 
 def test_metadata_routing(classes):
-    from sklearn import config_context
-
     X, y = classes
     weight = np.random.default_rng(0).random(len(y))
     with config_context(enable_metadata_routing=True):
@@ -231,8 +255,6 @@ def test_failed_candidates_get_the_error_score_and_take_no_other_with_them(class
 
 
 def test_randomized_search_draws_and_scores_as_scikit_learns(numbers):
-    from scipy.stats import loguniform, uniform
-
     space = {"learning_rate_init": loguniform(1e-3, 1e-1), "dropout": uniform(0, 0.5), "batch_norm": [True, False]}
     options = {"n_iter": 7, "cv": ShuffleSplit(3, random_state=1), "random_state": 5}
     plain = RandomizedSearchCV(small(BNMLPRegressor), space, **options).fit(*numbers)
