@@ -1,27 +1,44 @@
 """Batch-normalised, L2-regularised MLPs for tables, trained hundreds at a time."""
 
+from importlib import import_module
 from typing import Any
 
 from sk_bnreg._estimators import BNMLPClassifier, BNMLPRegressor
 from sk_bnreg._fit import fit_stack
 from sk_bnreg._search import StackedGridSearchCV, StackedRandomizedSearchCV
 
+# the study and its plots need pandas, the estimators do not: imported when they are asked for
+_LATER = {
+    "CriticalDifferenceDisplay": "_displays",
+    "L2PathDisplay": "_displays",
+    "LearningCurvesDisplay": "_displays",
+    "PosteriorDisplay": "_displays",
+    "SchemeComparison": "_comparison",
+    "SchemeComparisonDisplay": "_displays",
+    "TunedL2": "_study",
+    "compare_schemes": "_study",
+    "survey": "_survey",
+}
 __all__ = [
     "BNMLPClassifier",
     "BNMLPRegressor",
+    "CriticalDifferenceDisplay",
+    "L2PathDisplay",
+    "LearningCurvesDisplay",
+    "PosteriorDisplay",
     "SchemeComparison",
+    "SchemeComparisonDisplay",
     "StackedGridSearchCV",
     "StackedRandomizedSearchCV",
+    "TunedL2",
     "compare_schemes",
     "fit_stack",
+    "survey",
 ]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import the study when it is asked for: it needs pandas, the estimators do not."""
-    if name in ("SchemeComparison", "compare_schemes"):
-        from sk_bnreg import _study
-
-        return getattr(_study, name)
+    if name in _LATER:
+        return getattr(import_module(f"sk_bnreg.{_LATER[name]}"), name)
     raise AttributeError(f"module 'sk_bnreg' has no attribute {name!r}")

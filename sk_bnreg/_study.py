@@ -1,164 +1,42 @@
 """compare_schemes: regularisation schemes compared on one data set by nested cross-validation."""
 
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from numbers import Integral, Real
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
 import pandas as pd
 from scipy.stats import qmc
 from sklearn.base import clone, is_classifier
-from sklearn.metrics import check_scoring, get_scorer_names
-from sklearn.model_selection import GroupKFold, RepeatedKFold, RepeatedStratifiedKFold, StratifiedGroupKFold, check_cv
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, check_cv
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import _safe_indexing
 from sklearn.utils.multiclass import type_of_target
 
 from sk_bnreg._base import BaseBNMLP
+from sk_bnreg._comparison import DEFAULT_SCHEMES, SCHEMES, SchemeComparison, StudyPlan, default_rope, metric_name
 from sk_bnreg._fit import fit_stack
 from sk_bnreg._roles import l2_by_role
-from sk_bnreg._stats import Contrast, contrast
+from sk_bnreg._stats import resolution
+from sk_bnreg._store import Store
 
-SCHEMES: dict[str, dict[str, Any]] = {
-    "plain": {"batch_norm": False, "l2_targets": "none"},
-    "l2": {"batch_norm": False, "l2_targets": "weights"},
-    "bn": {"batch_norm": True, "l2_targets": "none"},
-    "bn+l2": {"batch_norm": True, "l2_targets": "weights"},
-    "bn+l2+gamma+beta": {"batch_norm": True, "l2_targets": "weights+gamma+beta"},
-}
-
-# (what, given what, the scheme with both, the scheme without)
-QUESTIONS = (
-    ("L2 on the weights", "batch norm", "bn+l2", "bn"),
-    ("batch norm", "L2", "bn+l2", "l2"),
-    ("L2 on gamma and beta", "batch norm and L2 on the weights", "bn+l2+gamma+beta", "bn+l2"),
-)
-
-# beginnings of the names of scores whose best value is 1, for which a difference of 0.01 is the default rope
-BOUNDED_SCORES = (
-    "accuracy",
-    "average_precision",
-    "balanced_accuracy",
-    "d2_",
-    "explained_variance",
-    "f1",
-    "jaccard",
-    "matthews",
-    "precision",
-    "r2",
-    "recall",
-    "roc_auc",
-    "top_k_accuracy",
-)
-
+BUDGETS = (0, 0.03, 0.1, 0.3, 1, 3, 10)
 RATE_DECADES = (-1.0, 0.5)  # learning rates tried, in powers of ten times the estimator's own
-BUDGET_DECADES = (-1.5, 1.0)  # decay budgets tried
 LOSS_L2_DECADES = (-6.0, -1.0)  # l2 tried where no budget exists: Adam with l2_mode="loss"
 
+_Setting = Mapping[str, float]  # of a candidate: rate, budget, loss_l2
 
-_PREDICATES = {"redundant": "is redundant", "helps": "helps", "hurts": "hurts", "undecided": "is undecided"}
 
+class TunedL2(NamedTuple):
+    """An `l2` that follows another scheme's: what that scheme's tuning chose, times a factor."""
 
-@dataclass(frozen=True)
-class Answer:
-    """What the contrast of two schemes says of `subject`, the thing in which they differ."""
-
-    subject: str
-    given: str
     scheme: str
-    against: str
-    contrast: Contrast
-
-    def __str__(self) -> str:
-        c = self.contrast
-        sentence = f"{self.subject} {_PREDICATES[c.verdict]} given {self.given} (difference {c.mean:+.4f}, "
-        sentence += f"95 % interval {c.low:+.4f} to {c.high:+.4f}"
-        if c.verdict == "undecided":
-            return f"{sentence}, rope {c.rope:g}; with this spread {c.n_folds} folds can confirm {c.resolution:.4f})"
-        return f"{sentence}, rope {c.rope:g})"
-
-
-@dataclass(frozen=True)
-class SchemeComparison:
-    """What `compare_schemes` found.
-
-    Attributes
-    ----------
-    frame : DataFrame
-        A row per scheme and outer fold: the tuned learning rate, decay budget and l2, the
-        inner and the outer score, rows, seconds and network fits.
-    schemes : dict
-        The schemes by name.
-    metric : str
-        Name of the score; greater is better.
-    rope : float
-        Differences smaller than this do not matter.
-    best_estimator_ : estimator
-        The scheme with the best mean score, tuned and fitted on all rows.
-    """
-
-    frame: pd.DataFrame
-    schemes: Mapping[str, Mapping[str, Any]]
-    metric: str
-    rope: float
-    best_estimator_: Any
-
-    @property
-    def best_scheme(self) -> str:
-        """Name of the scheme with the best mean score."""
-        return str(self._scores().mean().idxmax())
-
-    def table(self) -> pd.DataFrame:
-        """Return each scheme's score, difference to the best with its corrected interval, and median settings."""
-        scores, best = self._scores(), self.best_scheme
-        tuned = self.frame.groupby("scheme")[["learning_rate_init", "budget"]].median()
-        rows = []
-        for scheme in self.schemes:
-            against = self._contrast(scheme, best)
-            rows.append(
-                {
-                    "scheme": scheme,
-                    "score": scores[scheme].mean(),
-                    "difference": against.mean,
-                    "low": against.low,
-                    "high": against.high,
-                }
-            )
-        return pd.DataFrame(rows).set_index("scheme").join(tuned)
-
-    def verdicts(self) -> list[Answer]:
-        """Return an answer to each question whose schemes were compared; else the best scheme against each other."""
-        asked = [question for question in QUESTIONS if {question[2], question[3]} <= set(self.schemes)]
-        best = self.best_scheme
-        asked = asked or [(f"scheme {best!r}", f"{name!r}", best, name) for name in self.schemes if name != best]
-        return [Answer(*question, self._contrast(*question[2:])) for question in asked]
-
-    def interaction(self) -> Contrast:
-        """Return the contrast (bn+l2 - bn) - (l2 - plain): does L2 do more, or less, beside batch norm?"""
-        scores = self._scores()
-        return self._judge((scores["bn+l2"] - scores["bn"]) - (scores["l2"] - scores["plain"]))
-
-    def sentence(self) -> str:
-        """Return the verdicts as one sentence."""
-        return "On this table " + "; ".join(map(str, self.verdicts())) + "."
-
-    def _scores(self) -> pd.DataFrame:
-        return self.frame.pivot(index="fold", columns="scheme", values="score")[list(self.schemes)]
-
-    def _contrast(self, scheme: str, other: str) -> Contrast:
-        scores = self._scores()
-        return self._judge(scores[scheme] - scores[other])
-
-    def _judge(self, differences: pd.Series) -> Contrast:
-        ratio = float((self.frame["n_test"] / self.frame["n_train"]).mean())
-        return contrast(differences.to_numpy(), test_ratio=ratio, rope=self.rope)
+    factor: float
 
 
 def compare_schemes(
@@ -166,17 +44,22 @@ def compare_schemes(
     X: Any,
     y: Any,
     *,
-    schemes: Mapping[str, Mapping[str, Any]] | None = None,
-    cv: Any = None,
+    schemes: Mapping[str, Mapping[str, Any]] | Sequence[str] = DEFAULT_SCHEMES,
+    cv: Any = 5,
+    n_repeats: int = 2,
+    n_seeds: int = 1,
     scoring: Any = None,
     groups: Any = None,
     sample_weight: Any = None,
     n_candidates: int = 12,
     inner_cv: int = 3,
+    budgets: Sequence[float] = BUDGETS,
+    learning_rate: str = "tuned",
     rope: float | None = None,
     random_state: Any = None,
     n_jobs: int | None = None,
     out: str | Path | None = None,
+    on_plan: Callable[[StudyPlan], Any] | None = print,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SchemeComparison:
     """Compare regularisation schemes on one data set, each tuned with the same effort.
@@ -184,7 +67,8 @@ def compare_schemes(
     In every outer fold each scheme tries the same learning rates, with the same decay
     budgets where it has L2, on inner folds of the outer training rows; its best candidate
     is fitted on all of them and scored on the outer test rows, which nothing saw before.
-    All candidates of all schemes and inner folds are trained in stacks.
+    All candidates of all schemes and inner folds are trained in stacks, and candidates that
+    mean the same network (a budget of 0 in several schemes) once.
 
     Parameters
     ----------
@@ -192,11 +76,18 @@ def compare_schemes(
         Its parameters hold for all schemes; transformers are fitted inside each fold.
     X : array-like or DataFrame of shape (n_samples, n_features)
     y : array-like of shape (n_samples,)
-    schemes : mapping of str to mapping, default=None
-        Parameters of the network by name of the scheme; None compares `SCHEMES`. An `l2`
-        or `learning_rate_init` that a scheme names is kept, not tuned.
-    cv : int, splitter or iterable, default=None
-        Outer folds; None is 5 folds twice (5 grouped folds with `groups`).
+    schemes : mapping of str to mapping, or sequence of str
+        Parameters of the network by name of the scheme, or names of built-in `SCHEMES`. An
+        `l2` or `learning_rate_init` that a scheme names is kept, not tuned; the `l2` may be
+        a `TunedL2`, a multiple of what another scheme's tuning chose.
+    cv : int, splitter or iterable, default=5
+        Outer folds. A number means shuffled folds, stratified for classes, grouped where
+        there are `groups`.
+    n_repeats : int, default=2
+        How often a number of folds is drawn afresh; a splitter repeats by itself.
+    n_seeds : int, default=1
+        Networks fitted for each tuned scheme and fold, from different seeds; a fold's score
+        is their mean.
     scoring : str or scorer, default=None
         A scikit-learn score, by name or from `make_scorer`; None is accuracy or R2.
     groups : array-like of shape (n_samples,), default=None
@@ -207,6 +98,13 @@ def compare_schemes(
         Settings tried by each scheme.
     inner_cv : int, default=3
         Inner folds.
+    budgets : sequence of float
+        Decay budgets D tried, in turn over the candidates; with Adam and
+        ``l2_mode="loss"``, where no budget exists, as many values of l2 stand in their place.
+    learning_rate : {"tuned", "fixed"}, default="tuned"
+        "fixed" keeps the estimator's own in every scheme. With batch norm, L2 on the hidden
+        weights raises their effective learning rate, so at a fixed rate it may help or hurt
+        by that alone; tuned, each scheme has the rate that suits it.
     rope : float, default=None
         Differences smaller than this do not matter. None is 0.01 for scores whose best
         value is 1; any other score asks for it.
@@ -215,9 +113,12 @@ def compare_schemes(
     n_jobs : int or None, default=None
         Outer folds in parallel, through joblib.
     out : path, default=None
-        A folder for ``results.parquet``, written after every outer fold, and
-        ``best_estimator.joblib``. A study that was interrupted goes on from there when it
-        is started again with the same data and settings.
+        A folder for ``results.parquet`` and ``tuning.parquet``, written after every outer
+        fold, and ``best_estimator.joblib``. A study that was interrupted goes on from there
+        when it is started again with the same data and settings.
+    on_plan : callable or None, default=print
+        Called with the `StudyPlan` before the first fit. None also spares the calibration
+        from which the plan tells the time.
     on_progress : callable, default=None
         ``on_progress(done, total)``, in network fits.
 
@@ -238,43 +139,90 @@ def compare_schemes(
     >>> from sk_bnreg import BNMLPClassifier, compare_schemes
     >>> X, y = load_breast_cancer(return_X_y=True)
     >>> net = make_pipeline(StandardScaler(), BNMLPClassifier((16,), max_iter=10))
-    >>> study = compare_schemes(net, X, y, cv=2, n_candidates=2, inner_cv=2, random_state=0)
+    >>> study = compare_schemes(net, X, y, cv=2, n_candidates=2, inner_cv=2, random_state=0, on_plan=None)
     >>> list(study.table().index)
     ['plain', 'l2', 'bn', 'bn+l2', 'bn+l2+gamma+beta']
     """
-    schemes = dict(SCHEMES if schemes is None else schemes)
-    at_least = {"schemes": (len(schemes), 2), "n_candidates": (n_candidates, 1), "inner_cv": (inner_cv, 2)}
+    network = _last_step(estimator)
+    if not isinstance(network, BaseBNMLP):
+        raise ValueError(f"estimator must be or end in a BNMLPClassifier or BNMLPRegressor, got {estimator!r}.")
+    schemes = _checked_schemes(schemes)
+    at_least = {
+        "schemes": (len(schemes), 2),
+        "n_candidates": (n_candidates, 1),
+        "inner_cv": (inner_cv, 2),
+        "n_repeats": (n_repeats, 1),
+        "n_seeds": (n_seeds, 1),
+        "budgets": (len(budgets), 1),
+    }
     for name, (value, least) in at_least.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
-    rope = _default_rope(scoring) if rope is None else rope
+    if not all(0 <= budget < np.inf for budget in budgets):
+        raise ValueError(f"budgets must be finite and not negative, got {budgets}.")
+    if learning_rate not in ("tuned", "fixed"):
+        raise ValueError(f"learning_rate must be 'tuned' or 'fixed', got {learning_rate!r}.")
+    if learning_rate == "fixed":
+        schemes = {name: {"learning_rate_init": network.learning_rate_init, **own} for name, own in schemes.items()}
+    rope = default_rope(scoring) if rope is None else rope
     if rope <= 0:
         raise ValueError(f"rope must be greater than 0, got {rope}.")
-    if not isinstance(_last_step(estimator), BaseBNMLP):
-        raise ValueError(f"estimator must be or end in a BNMLPClassifier or BNMLPRegressor, got {estimator!r}.")
     if len(np.unique(np.asarray(y), axis=0)) < 2:
         raise ValueError("y must have at least 2 different values for schemes to be compared.")
-    store = _Store(out, random_state)
+    store = Store(out, random_state)
     y = y if hasattr(y, "iloc") else np.asarray(y)
-    if cv is None or isinstance(cv, Integral):
-        n_repeats = 2 if cv is None else 1
-        cv = _folds(5 if cv is None else int(cv), n_repeats, estimator, y, groups, store.seed)
-    splits = list(check_cv(cv, y).split(X, y, groups))
+    groups = None if groups is None else np.asarray(groups)
+    if isinstance(cv, Integral):
+        drawn = [_folds(int(cv), estimator, y, groups, store.seed + repeat) for repeat in range(n_repeats)]
+    else:
+        drawn = [check_cv(cv, y)]
+    splits = {
+        (repeat, fold): split
+        for repeat, folds in enumerate(drawn)
+        for fold, split in enumerate(folds.split(np.empty(len(y)), y, groups))
+    }
     study = _Study(
         estimator=estimator,
         X=X,
         y=y,
-        groups=None if groups is None else np.asarray(groups),
+        groups=groups,
         sample_weight=None if sample_weight is None else np.asarray(sample_weight),
         schemes=schemes,
-        candidates=_candidates(n_candidates, store.seed),
+        n_candidates=n_candidates,
+        budgets=tuple(map(float, budgets)),
         inner_cv=inner_cv,
+        n_seeds=n_seeds,
         scoring=scoring,
         seed=store.seed,
     )
-    finished = store.open(study, splits)
-    total = len(splits) * study.n_fits + study.n_fits // len(schemes)
-    done = len(finished) * study.n_fits
+    finished = store.open(_fingerprint(study, splits), list(schemes))
+    waiting = {place: split for place, split in splits.items() if place not in finished}
+    test_ratio = float(np.mean([len(test) / len(train) for train, test in splits.values()]))
+    candidates = study.candidates(store.seed)
+    rates = {study.learning_rate(name, setting) for name in schemes for setting in candidates}
+    plan = StudyPlan(
+        n_rows=len(y),
+        n_features=np.shape(X)[1],
+        schemes=tuple(schemes),
+        n_candidates=n_candidates,
+        inner_cv=inner_cv,
+        n_folds=len(splits) // len(drawn),
+        n_repeats=len(drawn),
+        n_seeds=n_seeds,
+        learning_rate=learning_rate,
+        learning_rates=tuple(sorted(rates)),
+        budgets=tuple(sorted({setting["budget"] for setting in candidates})),
+        metric=metric_name(estimator, scoring),
+        rope=rope,
+        resolution=resolution(len(splits), test_ratio),
+        n_fits=len(splits) * study.n_fits,
+        seconds=_expected_seconds(study, waiting, n_jobs) if on_plan and waiting else float("nan"),
+        random_state=store.seed,
+        versions=store.versions,
+    )
+    if on_plan is not None:
+        on_plan(plan)
+    total, done = plan.n_fits + n_candidates * inner_cv + 1, len(finished) * study.n_fits
 
     def progress(n_fits: int) -> None:
         nonlocal done
@@ -284,16 +232,18 @@ def compare_schemes(
 
     progress(0)
     alone = joblib.effective_n_jobs(n_jobs) == 1
-    waiting = [fold for fold in range(len(splits)) if fold not in finished]
-    jobs = (joblib.delayed(study.run_fold)(fold, *splits[fold], progress if alone else None) for fold in waiting)
+    jobs = (
+        joblib.delayed(study.run_fold)(*place, *split, progress if alone else None) for place, split in waiting.items()
+    )
     for rows in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs):
-        store.add(rows)
+        store.add(*rows)
         if not alone:
             progress(study.n_fits)
-    metric = ("accuracy" if is_classifier(estimator) else "r2") if scoring is None else str(scoring)
-    found = SchemeComparison(store.frame(list(schemes)), schemes, metric, rope, None)
-    best = study.best_estimator(found.best_scheme, progress)
-    store.save_best(best)
+    frame, tuning = store.frames()
+    found = SchemeComparison(frame, schemes, plan.metric, rope, test_ratio, tuning, plan=plan)
+    best = store.best_estimator(lambda: study.best_estimator(found.best_scheme, progress))
+    if on_progress is not None:
+        on_progress(total, total)
     return replace(found, best_estimator_=best)
 
 
@@ -307,26 +257,73 @@ class _Study:
     groups: np.ndarray | None
     sample_weight: np.ndarray | None
     schemes: dict[str, Mapping[str, Any]]
-    candidates: list[dict[str, float]]
+    n_candidates: int
+    budgets: tuple[float, ...]
     inner_cv: int
+    n_seeds: int
     scoring: Any
     seed: int
 
     @property
     def n_fits(self) -> int:
-        """Network fits of one outer fold."""
-        return len(self.schemes) * (len(self.candidates) * self.inner_cv + 1)
+        """Different networks of one outer fold, at most."""
+        candidates = self.candidates(self.seed)
+        rates = {
+            (name, self.learning_rate(name, setting))
+            for name in self.schemes
+            if self.reference(name)
+            for setting in candidates
+        }
+        return (self._n_free() + len(rates)) * self.inner_cv + len(self.schemes) * self.n_seeds
+
+    def reference(self, scheme: str) -> str | None:
+        """Return the scheme whose l2 this one follows, if it follows one."""
+        l2 = self.schemes[scheme].get("l2")
+        return l2.scheme if isinstance(l2, TunedL2) else None
+
+    def learning_rate(self, scheme: str, setting: _Setting) -> float:
+        """Return the learning rate of a scheme's candidate."""
+        own = _last_step(self.estimator).learning_rate_init * setting["rate"]
+        return float(self.schemes[scheme].get("learning_rate_init", own))
+
+    def candidates(self, seed: int) -> list[dict[str, float]]:
+        """Pair evenly spaced learning rates with the budgets (or l2), spread out in an order that the seed determines.
+
+        Every outer fold has an order of its own, so that no budget owes its score to the rate it was paired with.
+        """
+        points = qmc.LatinHypercube(2, scramble=False, optimization="random-cd", rng=seed).random(self.n_candidates)
+        rates = 10 ** np.interp(points[:, 0], (0, 1), RATE_DECADES)
+        levels = (points[:, 1] * len(self.budgets)).astype(int)
+        loss_l2 = [0.0, *np.logspace(*LOSS_L2_DECADES, len(self.budgets) - 1)]
+        return [
+            {"rate": float(rate), "budget": self.budgets[level], "loss_l2": float(loss_l2[level])}
+            for rate, level in zip(rates, levels, strict=True)
+        ]
+
+    def free_networks(self, n_rows: int, **params: Any) -> list[Any]:
+        """Return the networks of all candidates of the schemes that follow no other."""
+        names = [name for name in self.schemes if not self.reference(name)]
+        candidates = self.candidates(self.seed)
+        networks = [self.network(name, setting, n_rows, {}) for name in names for setting in candidates]
+        return [network.set_params(**params) for network in networks]
 
     def run_fold(
-        self, fold: int, train: np.ndarray, test: np.ndarray, progress: Callable[[int], None] | None
-    ) -> list[dict[str, Any]]:
-        """Tune every scheme inside the outer training rows and score it once on the test rows."""
+        self, repeat: int, fold: int, train: np.ndarray, test: np.ndarray, progress: Callable[[int], None] | None
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Tune every scheme inside the outer training rows and score it on the test rows; return results and tuning."""
         start = perf_counter()
-        chosen = self._tune(list(self.schemes), train, progress)
+        place = {"repeat": repeat, "fold": fold}
+        candidates = self.candidates(self.seed + 1000 * repeat + fold)
+        chosen, tried, n_inner = self._tune(list(self.schemes), candidates, train, progress)
         part = _Part(self, train, test)
-        networks = part.fit([(name, candidate) for name, (candidate, _) in chosen.items()], progress)
+        wanted = [(name, seed) for seed in range(self.n_seeds) for name in self.schemes]
+        networks = [self.network(name, chosen[name], part.n_rows, chosen, self.seed + seed) for name, seed in wanted]
+        networks = part.fit(networks)
+        if progress is not None:
+            progress(len(wanted))
         rows = []
-        for network, (name, (_, inner_score)) in zip(networks, chosen.items(), strict=True):
+        inner_scores = pd.DataFrame(tried).groupby("scheme")["inner_score"].max()
+        for network, (name, seed) in zip(networks, wanted, strict=True):
             if not hasattr(network, "net_"):
                 raise ValueError(
                     f"The tuned network of scheme {name!r} diverged in fold {fold}: lower learning_rate_init."
@@ -334,39 +331,48 @@ class _Study:
             rows.append(
                 {
                     "scheme": name,
-                    "fold": fold,
+                    **place,
+                    "seed": seed,
                     "learning_rate_init": network.learning_rate_init,
+                    "l2": _strength(network),
                     "budget": max(row.budget for row in network.l2_report_ if row.n_parameters),
-                    "l2": network.l2 if isinstance(network.l2, Real) else float("nan"),
-                    "inner_score": inner_score,
+                    "inner_score": float(inner_scores[name]),
                     "score": part.score(network),
                     "n_train": len(train),
                     "n_test": len(test),
-                    "n_fits": self.n_fits // len(self.schemes),
-                    "seconds": (perf_counter() - start) / len(self.schemes),
+                    "n_fits": n_inner + len(set(map(id, networks))),
                 }
             )
-        return rows
+        seconds = (perf_counter() - start) / len(rows)
+        return [row | {"seconds": seconds} for row in rows], [place | row for row in tried]
 
     def best_estimator(self, scheme: str, progress: Callable[[int], None]) -> Any:
         """Tune one scheme on all rows and fit it."""
         rows = np.arange(len(self.y))
-        candidate, _ = self._tune([scheme], rows, progress)[scheme]
+        names = [name for name in (self.reference(scheme), scheme) if name]
+        chosen, _, _ = self._tune(names, self.candidates(self.seed), rows, progress)
         part = _Part(self, rows, rows[:0])
-        (network,) = part.fit([(scheme, candidate)], progress)
+        (network,) = part.fit([self.network(scheme, chosen[scheme], part.n_rows, chosen)])
         if not isinstance(self.estimator, Pipeline):
             return network
         if part.steps is None:
             return Pipeline([(self.estimator.steps[0][0], network)])
         return Pipeline([*part.steps.steps, (self.estimator.steps[-1][0], network)])
 
-    def network(self, scheme: str, candidate: int, n_rows: int) -> Any:
-        """Return the unfitted network of a scheme's candidate for so many training rows."""
-        scheme_params, setting = self.schemes[scheme], self.candidates[candidate]
-        network = clone(_last_step(self.estimator)).set_params(random_state=self.seed, **scheme_params)
-        if "learning_rate_init" not in scheme_params:
-            network.set_params(learning_rate_init=network.learning_rate_init * setting["rate"])
-        if "l2" in scheme_params:
+    def network(
+        self, scheme: str, setting: _Setting, n_rows: int, chosen: Mapping[str, _Setting], seed: int | None = None
+    ) -> Any:
+        """Return the unfitted network of a scheme's candidate for so many training rows.
+
+        `chosen` are the settings that tuning chose for the schemes that this one may follow.
+        """
+        params = dict(self.schemes[scheme])
+        if (reference := self.reference(scheme)) is not None:
+            params["l2"] = params["l2"].factor * self.network(reference, chosen[reference], n_rows, chosen).l2
+        params["learning_rate_init"] = self.learning_rate(scheme, setting)
+        params["random_state"] = self.seed if seed is None else seed
+        network = clone(_last_step(self.estimator)).set_params(**params)
+        if "l2" in params:
             return network
         if not any(l2_by_role(1.0, network.l2_targets).values()):
             return network.set_params(l2=0.0)
@@ -374,24 +380,85 @@ class _Study:
             return network.set_params(l2=setting["loss_l2"])
         return network.set_params(l2=network.l2_for_budget(setting["budget"], n_rows))
 
+    def expected_seconds(self, train: np.ndarray) -> float:
+        """Return the time of one outer fold, from a few epochs of all candidates on one inner fold."""
+        rows = train[: len(train) * (self.inner_cv - 1) // self.inner_cv]
+        start = perf_counter()
+        part = _Part(self, rows, rows[:0])
+        front = perf_counter() - start
+        seconds = []
+        for epochs in (1, 1, 3):  # the first warms up
+            start = perf_counter()
+            part.fit(self.free_networks(part.n_rows, max_iter=epochs))
+            seconds.append(perf_counter() - start)
+        epoch = max(seconds[2] - seconds[1], 0) / 2
+        one = (seconds[1] + (_last_step(self.estimator).max_iter - 1) * epoch) / self._n_free()
+        n_last = len(self.schemes) * self.n_seeds
+        n_inner = self.n_fits - n_last
+        return (self.inner_cv + 1) * front + one * (n_inner + n_last * self.inner_cv / (self.inner_cv - 1))
+
+    def _n_free(self) -> int:
+        return len({_signature(network) for network in self.free_networks(len(self.y))})
+
     def _tune(
-        self, names: Sequence[str], rows: np.ndarray, progress: Callable[[int], None] | None
-    ) -> dict[str, tuple[int, float]]:
-        """Return each scheme's best candidate and its mean score over inner folds of `rows`."""
+        self,
+        names: Sequence[str],
+        candidates: Sequence[_Setting],
+        rows: np.ndarray,
+        progress: Callable[[int], None] | None,
+    ) -> tuple[dict[str, _Setting], list[dict[str, Any]], int]:
+        """Try every candidate on inner folds of `rows`.
+
+        Return each scheme's best setting, a row per scheme and candidate, and the number of
+        different networks.
+        """
         groups = None if self.groups is None else self.groups[rows]
         y = _safe_indexing(self.y, rows)
-        inner = _folds(self.inner_cv, 1, self.estimator, y, groups, self.seed)
-        wanted = [(name, candidate) for name in names for candidate in range(len(self.candidates))]
-        scores = []
-        for fit, check in inner.split(np.empty(len(rows)), y, groups):
-            part = _Part(self, rows[fit], rows[check])
-            scores.append([part.score(network) for network in part.fit(wanted, progress)])
-        means = np.mean(scores, axis=0).reshape(len(names), -1)
-        if np.isnan(means).all(axis=1).any():
-            raise ValueError(
-                "Every candidate of a scheme diverged in an inner fold: lower learning_rate_init or scale X."
-            )
-        return {name: (int(np.nanargmax(row)), float(np.nanmax(row))) for name, row in zip(names, means, strict=True)}
+        inner = _folds(self.inner_cv, self.estimator, y, groups, self.seed)
+        chosen: dict[str, _Setting] = {}
+        tried: list[dict[str, Any]] = []
+        n_fits = 0
+        free = [name for name in names if not self.reference(name)]
+        for group in (free, [name for name in names if name not in free]):
+            if not group:
+                continue
+            wanted = [(name, setting) for name in group for setting in candidates]
+            scores = []
+            for fit, check in inner.split(np.empty(len(rows)), y, groups):
+                part = _Part(self, rows[fit], rows[check])
+                asked = [self.network(*pair, part.n_rows, chosen) for pair in wanted]
+                networks = part.fit(asked)
+                scores.append([part.score(network) for network in networks])
+                n_fitted = len(set(map(id, networks)))
+                n_fits += n_fitted
+                if progress is not None:
+                    progress(n_fitted)
+            means = np.mean(scores, axis=0)
+            for i, ((name, setting), network) in enumerate(zip(wanted, asked, strict=True)):
+                tried.append(
+                    {
+                        "scheme": name,
+                        "candidate": i % len(candidates),
+                        "learning_rate_init": network.learning_rate_init,
+                        "l2": _strength(network),
+                        "budget": self._budget(name, network, setting),
+                        "inner_score": float(means[i]),
+                    }
+                )
+            of_scheme = means.reshape(len(group), -1)
+            if np.isnan(of_scheme).all(axis=1).any():
+                raise ValueError(
+                    "Every candidate of a scheme diverged in an inner fold: lower learning_rate_init or scale X."
+                )
+            best = np.nanargmax(of_scheme, axis=1)
+            chosen |= {name: candidates[i] for name, i in zip(group, best, strict=True)}
+        return chosen, tried, n_fits
+
+    def _budget(self, scheme: str, network: Any, setting: _Setting) -> float:
+        """Return the decay budget that a candidate was meant to have; nan where the scheme names l2 or none exists."""
+        if "l2" in self.schemes[scheme] or (network.l2_mode == "loss" and network.solver == "adam" and network.l2):
+            return float("nan")
+        return setting["budget"] if any(l2_by_role(1.0, network.l2_targets).values()) else 0.0
 
 
 class _Part:
@@ -414,13 +481,12 @@ class _Part:
             self.X = self.steps.fit_transform(X, self.y)
             self.test_X = self.steps.transform(self.test_X) if len(test) else None
 
-    def fit(self, wanted: Sequence[tuple[str, int]], progress: Callable[[int], None] | None) -> list[Any]:
-        """Fit the networks of these (scheme, candidate) pairs, in stacks."""
-        networks = [self.study.network(scheme, candidate, self.n_rows) for scheme, candidate in wanted]
-        fit_stack(networks, self.X, self.y, sample_weight=self.weight)
-        if progress is not None:
-            progress(len(networks))
-        return networks
+    def fit(self, networks: Sequence[Any]) -> list[Any]:
+        """Fit networks in stacks, and return them; one stands for all that mean the same."""
+        signatures = [_signature(network) for network in networks]
+        different = dict(zip(signatures, networks, strict=True))
+        fit_stack(list(different.values()), self.X, self.y, sample_weight=self.weight)
+        return [different[signature] for signature in signatures]
 
     def score(self, network: Any) -> float:
         """Score a network on the test rows; nan if its training diverged."""
@@ -440,109 +506,62 @@ class _Part:
         return score
 
 
-class _Store:
-    """Where a study keeps its finished folds: in memory, and in a folder if there is one."""
-
-    def __init__(self, out: str | Path | None, random_state: Any):
-        self.folder = None if out is None else Path(out)
-        self.rows: list[dict[str, Any]] = []
-        stored = self._stored()
-        if random_state is None and stored:
-            self.seed = stored["random_state"]
-        else:
-            self.seed = int(
-                np.random.RandomState().randint(2**31 - 1)
-                if random_state is None
-                else check_random_state(random_state).randint(2**31 - 1)
-            )
-
-    def _stored(self) -> dict[str, Any]:
-        if self.folder is None or not (self.folder / "study.json").exists():
-            return {}
-        return json.loads((self.folder / "study.json").read_text())
-
-    def open(self, study: _Study, splits: Sequence[tuple[np.ndarray, np.ndarray]]) -> set[int]:
-        """Return the folds that an earlier run of the same study finished."""
-        if self.folder is None:
-            return set()
-        fingerprint = _fingerprint(study, splits)
-        stored = self._stored()
-        results = self.folder / "results.parquet"
-        if (stored or results.exists()) and stored.get("fingerprint") != fingerprint:
+def _checked_schemes(schemes: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    if not isinstance(schemes, Mapping):
+        if not set(schemes) <= set(SCHEMES):
             raise ValueError(
-                f"out={str(self.folder)!r} holds another study (other data, estimator or settings); "
-                "name another folder or delete this one."
+                f"schemes must be a mapping of names to parameters, or names from {list(SCHEMES)}, got {schemes!r}."
             )
-        if not stored:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            versions = {name: version(name) for name in ("sk_bnreg", "torch", "scikit-learn", "skorch")}
-            stored = {"fingerprint": fingerprint, "random_state": self.seed, "versions": versions}
-            self._replace("study.json", lambda path: path.write_text(json.dumps(stored, indent=1)))
-        if results.exists():
-            frame = pd.read_parquet(results)
-            self.rows = [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-        return {row["fold"] for row in self.rows}
+        schemes = {name: SCHEMES[name] for name in schemes}
+    for name, params in schemes.items():
+        l2 = params.get("l2")
+        if isinstance(l2, TunedL2) and (l2.scheme not in schemes or "l2" in schemes[l2.scheme]):
+            raise ValueError(
+                f"The l2 of scheme {name!r} must follow a scheme of this study whose l2 is tuned, got {l2.scheme!r}."
+            )
+    return dict(schemes)
 
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Keep the rows of a finished fold."""
-        self.rows += rows
-        if self.folder is not None:
-            self._replace("results.parquet", lambda path: pd.DataFrame(self.rows).to_parquet(path))
 
-    def save_best(self, estimator: Any) -> None:
-        """Write the best estimator."""
-        if self.folder is not None:
-            self._replace("best_estimator.joblib", lambda path: joblib.dump(estimator, path))
-
-    def frame(self, schemes: Sequence[str]) -> pd.DataFrame:
-        """Return all rows, by fold and scheme."""
-        place = {(row["fold"], schemes.index(row["scheme"])): row for row in self.rows}
-        return pd.DataFrame([place[key] for key in sorted(place)])
-
-    def _replace(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Write a file beside its place and move it there, so that a kill leaves the old one whole."""
-        assert self.folder is not None
-        part = self.folder / f"{name}.part"
-        write(part)
-        os.replace(part, self.folder / name)
+def _expected_seconds(study: _Study, waiting: Mapping[Any, tuple[np.ndarray, np.ndarray]], n_jobs: int | None) -> float:
+    """Return the expected time of the waiting folds, from as many calibrations at a time as there will be folds."""
+    n_workers = min(joblib.effective_n_jobs(n_jobs), len(waiting))
+    trains = [train for train, _ in list(waiting.values())[:n_workers]]
+    one = np.mean(joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(study.expected_seconds)(train) for train in trains))
+    return float(one) * -(-len(waiting) // n_workers)
 
 
 def _fingerprint(study: _Study, splits: Any) -> str:
     frame = isinstance(study.X, pd.DataFrame)
     content = np.asarray(pd.util.hash_pandas_object(study.X)) if frame else np.asarray(study.X)
-    settings = (study.schemes, study.candidates, study.inner_cv, study.scoring, study.seed)
+    settings = (
+        study.schemes, study.n_candidates, study.budgets, study.inner_cv, study.n_seeds, study.scoring, study.seed
+    )  # fmt: skip
     return joblib.hash(
         (content, np.asarray(study.y), study.groups, study.sample_weight, study.estimator, settings, splits)
     )
 
 
-def _folds(n_splits: int, n_repeats: int, estimator: Any, y: Any, groups: Any, seed: int) -> Any:
+def _folds(n_splits: int, estimator: Any, y: Any, groups: Any, seed: int) -> Any:
     """Return shuffled folds: stratified for classes, grouped where there are groups."""
     stratified = is_classifier(estimator) and type_of_target(y) in ("binary", "multiclass")
-    if groups is not None:
-        cls = StratifiedGroupKFold if stratified else GroupKFold
-        return cls(n_splits=n_splits, shuffle=True, random_state=seed)
-    repeated = RepeatedStratifiedKFold if stratified else RepeatedKFold
-    return repeated(n_splits=n_splits, n_repeats=n_repeats, random_state=seed)
+    plain, grouped = (StratifiedKFold, StratifiedGroupKFold) if stratified else (KFold, GroupKFold)
+    return (plain if groups is None else grouped)(n_splits=n_splits, shuffle=True, random_state=seed)
 
 
-def _candidates(n_candidates: int, seed: int) -> list[dict[str, float]]:
-    """Spread candidates over learning rate and budget (or l2), evenly on logarithmic scales."""
-    points = qmc.Halton(2, rng=seed).random(n_candidates)
-    decades = {"rate": (RATE_DECADES, 0), "budget": (BUDGET_DECADES, 1), "loss_l2": (LOSS_L2_DECADES, 1)}
-    return [
-        {name: float(10 ** np.interp(point[axis], (0, 1), ends)) for name, (ends, axis) in decades.items()}
-        for point in points
-    ]
+def _signature(network: Any) -> str:
+    """Return what the training of a network depends on, as text: equal for networks that mean the same."""
+    params = network.get_params()
+    strengths = l2_by_role(params.pop("l2"), params.pop("l2_targets"))
+    if not params["batch_norm"]:
+        strengths |= {"gamma": 0.0, "beta": 0.0}
+    if not any(strengths.values()):
+        del params["l2_mode"]
+    return repr((sorted(params.items()), strengths))
+
+
+def _strength(network: Any) -> float:
+    return float(network.l2) if isinstance(network.l2, Real) else float("nan")
 
 
 def _last_step(estimator: Any) -> Any:
     return estimator[-1] if isinstance(estimator, Pipeline) else estimator
-
-
-def _default_rope(scoring: Any) -> float:
-    if isinstance(scoring, str) and scoring not in get_scorer_names():
-        raise ValueError(f"scoring must be a score in sklearn.metrics.get_scorer_names(), got {scoring!r}.")
-    if scoring is None or (isinstance(scoring, str) and scoring.startswith(BOUNDED_SCORES)):
-        return 0.01
-    raise ValueError(f"rope must be given for scoring={scoring!r}: the largest difference that does not matter to you.")

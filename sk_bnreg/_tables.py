@@ -1,10 +1,14 @@
-"""A file, or a data set that scikit-learn ships, as X, y and the kind of task."""
+"""A file, or a data set that scikit-learn ships, as X, y and the kind of task; the pipeline that takes it."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from sklearn import datasets
+from sklearn.preprocessing import OneHotEncoder
+from skrub import tabular_pipeline
+
+from sk_bnreg._estimators import BNMLPClassifier, BNMLPRegressor
 
 BUILT_IN = {
     "breast_cancer": ("classification", datasets.load_breast_cancer),
@@ -93,3 +97,12 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
         numeric = pd.api.types.is_numeric_dtype(y) and not pd.api.types.is_bool_dtype(y)
         task = "regression" if numeric and not few_whole else "classification"
     return TaskTable(path.name, frame, y, task, target)
+
+
+def network_pipeline(task: str) -> Any:
+    """Return the default network for a task behind skrub's steps for mixed tables."""
+    pipeline = tabular_pipeline(BNMLPClassifier() if task == "classification" else BNMLPRegressor())
+    # a category that a fold never saw is all zeros; with skrub's drop="if_binary" each one would warn
+    return pipeline.set_params(
+        tablevectorizer__low_cardinality=OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    )

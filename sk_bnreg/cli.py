@@ -1,5 +1,7 @@
 """The command ``sk-bnreg``."""
 
+import shlex
+import sys
 from os import cpu_count
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,90 +29,147 @@ def compare(
     ] = "digits",
     target: Annotated[str | None, typer.Option(help="Column to predict. [default: 'target', else the last]")] = None,
     task: Annotated[str | None, typer.Option(help="classification or regression. [default: from the target]")] = None,
+    schemes: Annotated[
+        str | None, typer.Option(help="Names of built-in schemes, with commas between, or all. [default: five]")
+    ] = None,
     scoring: Annotated[str | None, typer.Option(help="A scikit-learn score. [default: accuracy or r2]")] = None,
     rope: Annotated[
         float | None, typer.Option(help="Differences below it do not matter. [default: 0.01 for scores up to 1]")
     ] = None,
-    folds: Annotated[int | None, typer.Option(min=2, help="Outer folds. [default: 5, twice]")] = None,
-    candidates: Annotated[
-        int | None, typer.Option(min=1, help="Settings that each scheme tries. [default: 12]")
+    folds: Annotated[int, typer.Option(min=2, help="Outer folds.")] = 5,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="How often the folds are drawn. [default: 2, 1 with --quick]")
     ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Networks per tuned scheme and fold.")] = 1,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="Settings that each scheme tries. [default: 12, 4 with --quick]")
+    ] = None,
+    learning_rate: Annotated[str, typer.Option(help="tuned in every scheme, or fixed.")] = "tuned",
     seed: Annotated[int, typer.Option(help="Determines folds, candidates and networks.")] = 0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Outer folds at a time. [default: one per core]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for results.parquet and best_estimator.joblib.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.html, results.parquet and best_estimator.joblib.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="At most 2,000 rows; 5 outer and 2 inner folds, 4 candidates.")
     ] = False,
 ) -> None:
     """Compare regularisation schemes on a table, each tuned with the same effort."""
     import torch
-    from sklearn.preprocessing import OneHotEncoder
-    from skrub import tabular_pipeline
 
-    from sk_bnreg._estimators import BNMLPClassifier, BNMLPRegressor
+    from sk_bnreg._comparison import DEFAULT_SCHEMES, SCHEMES
     from sk_bnreg._study import compare_schemes
-    from sk_bnreg._tables import read_table
+    from sk_bnreg._tables import network_pipeline, read_table
 
     # cores go to outer folds: threads of one small network wait for each other, for long on a busy machine
     torch.set_num_threads(1)
     console = Console(markup=False, highlight=False)
     data = read_table(table, target=target, task=task)
-    X, y, inner = data.X, data.y, 3
-    if quick:
-        if len(X) > QUICK_ROWS:
-            X = X.sample(QUICK_ROWS, random_state=seed)
-            y = y.loc[X.index]
-        folds, candidates, inner = folds or 5, candidates or 4, 2
-    candidates = candidates or 12
+    X, y = data.X, data.y
+    if quick and len(X) > QUICK_ROWS:
+        X = X.sample(QUICK_ROWS, random_state=seed)
+        y = y.loc[X.index]
     console.print(
         f"{data.name}: {data.task} of '{data.target}', {len(X):,} rows"
-        + (f" of {len(data.X):,} (--quick)" if len(X) < len(data.X) else "")
+        + (f" of {len(data.X):,}" if len(X) < len(data.X) else "")
         + f", {X.shape[1]} columns"
-    )
-    outer = f"{folds} outer folds" if folds else "5 outer folds, twice"
-    console.print(
-        f"5 schemes x {candidates} candidates x {inner} inner folds in {outer}"
         + (" (--quick: fewer rows, folds and candidates, so a weaker verdict)" if quick else "")
     )
-    pipeline = tabular_pipeline(BNMLPClassifier() if data.task == "classification" else BNMLPRegressor())
-    # a category that a fold never saw is all zeros; with skrub's drop="if_binary" each one would warn
-    pipeline.set_params(tablevectorizer__low_cardinality=OneHotEncoder(handle_unknown="ignore", sparse_output=False))
+    names = {None: DEFAULT_SCHEMES, "all": tuple(SCHEMES)}.get(schemes) or [s.strip() for s in str(schemes).split(",")]
     bar = Progress(
         TextColumn("network fits"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(), console=console,
     )  # fmt: skip
+    task_id = bar.add_task("fits", total=None)
+
+    def begin(plan: Any) -> None:
+        console.print(plan.summary())
+        bar.start()
+
     try:
-        with bar:
-            task_id = bar.add_task("fits", total=None)
-            comparison = compare_schemes(
-                pipeline,
-                X,
-                y,
-                cv=folds,
-                scoring=scoring,
-                n_candidates=candidates,
-                inner_cv=inner,
-                rope=rope,
-                random_state=seed,
-                n_jobs=jobs or cpu_count(),
-                out=out,
-                on_progress=lambda done, total: bar.update(task_id, completed=done, total=total),
-            )
+        comparison = compare_schemes(
+            network_pipeline(data.task),
+            X,
+            y,
+            schemes=names,
+            cv=folds,
+            n_repeats=repeats or (1 if quick else 2),
+            n_seeds=seeds,
+            scoring=scoring,
+            n_candidates=candidates or (4 if quick else 12),
+            inner_cv=2 if quick else 3,
+            learning_rate=learning_rate,
+            rope=rope,
+            random_state=seed,
+            n_jobs=jobs or cpu_count(),
+            out=out,
+            on_plan=begin,
+            on_progress=lambda done, total: bar.update(task_id, completed=done, total=total),
+        )
     except KeyboardInterrupt:
+        bar.stop()
         console.print(
             f"\nStopped. What is finished is in {out}; the same command goes on from there."
             if out
             else "\nStopped. Nothing was kept; with --out a study goes on where it was stopped."
         )
         raise typer.Exit(130) from None
+    finally:
+        bar.stop()
     console.print(_as_rich_table(comparison))
     console.print(comparison.sentence())
-    both = comparison.interaction()
-    console.print(
-        f"Interaction (bn+l2 - bn) - (l2 - plain): {both.mean:+.4f}, interval {both.low:+.4f} to {both.high:+.4f}."
-    )
+    if {"plain", "l2", "bn", "bn+l2"} <= set(comparison.schemes):
+        both = comparison.interaction()
+        console.print(
+            f"Interaction (bn+l2 - bn) - (l2 - plain): {both.mean:+.4f}, interval {both.low:+.4f} to {both.high:+.4f}."
+        )
+    console.print(f"{comparison.n_fits:,} network fits stand behind these scores.")
     if out:
-        console.print(f"\nSaved {out}/results.parquet and {out}/best_estimator.joblib ({comparison.best_scheme}).")
+        about = {"table": data.name, "task": data.task, "target": data.target, "command": shlex.join(_arguments())}
+        comparison.report(out / "report.html", **about, model=str(out / "best_estimator.joblib"))
+        console.print(
+            f"\nSaved {out}/report.html, {out}/results.parquet and {out}/best_estimator.joblib "
+            f"({comparison.best_scheme})."
+        )
+
+
+@app.command()
+def survey(
+    folder: Annotated[Path, typer.Argument(help="A folder of .csv and .parquet files.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; a survey that was stopped goes on from there.")],
+    rows: Annotated[int, typer.Option(min=50, help="Rows used of a larger table.")] = 2000,
+    folds: Annotated[int, typer.Option(min=2, help="Outer folds.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="How often the folds are drawn.")] = 1,
+    candidates: Annotated[int, typer.Option(min=1, help="Settings that each scheme tries.")] = 12,
+    seed: Annotated[int, typer.Option(help="Determines rows, folds, candidates and networks.")] = 0,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Tables at a time. [default: one per core]")] = None,
+) -> None:
+    """Compare schemes on every table of a folder: is L2 redundant beside batch norm, and L2 on what?"""
+    import torch
+
+    from sk_bnreg._survey import survey as run
+
+    torch.set_num_threads(1)
+    console = Console(markup=False, highlight=False)
+    found = run(
+        folder,
+        out,
+        max_rows=rows,
+        n_folds=folds,
+        n_repeats=repeats,
+        n_candidates=candidates,
+        random_state=seed,
+        n_jobs=jobs or cpu_count(),
+        on_table=lambda name, outcome: console.print(f"{name}: {outcome}"),
+    )
+    for answer in found.overall():
+        console.print(answer.summary())
+    found.report(out / "survey.html", command=shlex.join(_arguments()))
+    console.print(f"\nSaved {out}/survey.html and {out}/survey.parquet.")
+
+
+def _arguments() -> list[str]:
+    return ["sk-bnreg", *sys.argv[1:]]
 
 
 def _as_rich_table(comparison: Any) -> Table:
@@ -126,13 +185,14 @@ def _as_rich_table(comparison: Any) -> Table:
         grid.add_column(name, justify="right", no_wrap=True)
     for scheme, row in comparison.table().iterrows():
         best = scheme == comparison.best_scheme
+        budget = "" if row["budget"] != row["budget"] else f"{row['budget']:.2g}"  # nan: Adam with l2_mode="loss"
         grid.add_row(
             str(scheme),
             f"{row['score']:.4f}",
             "best" if best else f"{row['difference']:+.4f}",
             "" if best else f"{row['low']:+.4f} to {row['high']:+.4f}",
             f"{row['learning_rate_init']:.2g}",
-            f"{row['budget']:.2g}",
+            budget,
             style="bold" if best else None,
         )
     return grid

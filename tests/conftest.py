@@ -3,3 +3,80 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")  # no windows
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_wine
+
+from sk_bnreg import BNMLPClassifier, SchemeComparison
+from sk_bnreg._comparison import DEFAULT_SCHEMES, SCHEMES, StudyPlan
+
+BUDGETS = (0.0, 0.1, 1.0, 10.0)
+RATES = (0.003, 0.01, 0.03)
+
+
+@pytest.fixture(scope="session")
+def make_comparison():
+    """Return a function that makes up a comparison of some schemes: scores, tuning, plan and a trained network."""
+    X, y = load_wine(return_X_y=True)
+    best = BNMLPClassifier((8,), max_iter=12, early_stopping=True, n_iter_no_change=np.inf, random_state=0)
+    best.fit((X - X.mean(0)) / X.std(0), y)
+
+    def make(names=DEFAULT_SCHEMES, rename=str):
+        rng = np.random.default_rng(0)
+        frame, tuning = [], []
+        for repeat, fold in np.ndindex(2, 3):
+            level = 0.95 + rng.normal(0, 0.01)
+            for i, name in enumerate(names):
+                place = {"scheme": rename(name), "repeat": repeat, "fold": fold}
+                decays = SCHEMES[name]["l2_targets"] != "none"
+                for candidate, (rate, D) in enumerate((rate, D) for rate in RATES for D in BUDGETS):
+                    l2 = decays * D / 5
+                    budget = np.nan if SCHEMES[name].get("l2_mode") == "loss" else decays * D
+                    score = level + 0.003 * i + rng.normal(0, 0.005)
+                    setting = {"candidate": candidate, "learning_rate_init": rate, "l2": l2, "budget": budget}
+                    tuning.append({**place, **setting, "inner_score": score})
+                score = level + 0.003 * i + rng.normal(0, 0.004)
+                frame.append(
+                    {**place, "seed": 0, "score": score, "learning_rate_init": 0.01, "l2": l2, "budget": budget}
+                )
+        plan = StudyPlan(
+            n_rows=1797,
+            n_features=64,
+            schemes=tuple(map(rename, names)),
+            n_candidates=12,
+            inner_cv=3,
+            n_folds=3,
+            n_repeats=2,
+            n_seeds=1,
+            learning_rate="tuned",
+            learning_rates=RATES,
+            budgets=BUDGETS,
+            metric="accuracy",
+            rope=0.01,
+            resolution=2.1,
+            n_fits=1234,
+            seconds=95.0,
+            random_state=7,
+            versions={"sk_bnreg": "0.1.0", "torch": "2.6.0"},
+        )
+        return SchemeComparison(
+            frame=pd.DataFrame(frame),
+            schemes={rename(name): SCHEMES[name] for name in names},
+            metric="accuracy",
+            rope=0.01,
+            test_ratio=0.5,
+            tuning=pd.DataFrame(tuning),
+            best_estimator_=best,
+            plan=plan,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def comparison(make_comparison):
+    """Return a made-up comparison of the default schemes."""
+    return make_comparison()

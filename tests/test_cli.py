@@ -17,9 +17,10 @@ from sk_bnreg._tables import read_table
 COMMAND = [sys.executable, "-m", "sk_bnreg", "compare"]
 
 
-def run(*arguments, **kwargs):
+def run(*arguments, command="compare"):
     environment = {**os.environ, "COLUMNS": "120"}
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment, **kwargs)
+    line = [*COMMAND[:-1], command, *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture
@@ -50,6 +51,12 @@ def test_compare_a_mixed_table_and_load_what_it_saved(mixed):
     assert "Warning" not in done.stderr
     results = pd.read_parquet(mixed / "out" / "results.parquet")
     assert len(results) == 15
+    plan = " ".join(done.stdout.split())
+    assert "5 schemes x 1 candidates x 2 inner folds in 3 outer folds: at most 45 network fits, about" in plan
+    n_fits = results.drop_duplicates("fold")["n_fits"].sum()
+    assert f"{n_fits} network fits stand behind these scores" in plan
+    page = (mixed / "out" / "report.html").read_text()
+    assert all(f"{score:.4f}" in page for score in results.groupby("scheme")["score"].mean())
     import joblib
 
     model = joblib.load(mixed / "out" / "best_estimator.joblib")
@@ -111,8 +118,38 @@ def test_ctrl_c_keeps_what_is_finished(mixed):
     before = pd.read_parquet(mixed / "out" / "results.parquet")
     assert run(*arguments).returncode == 0
     after = pd.read_parquet(mixed / "out" / "results.parquet")
-    pd.testing.assert_frame_equal(after.iloc[: len(before)], before)
+    both = after.merge(before, on=["scheme", "repeat", "fold", "seed"], suffixes=("", "_before"))
+    assert len(both) == len(before)
+    assert (both["seconds"] == both["seconds_before"]).all()
     assert len(after) == 25
+
+
+def test_schemes_rates_repeats_and_seeds_reach_the_study(tmp_path):
+    few = ("wine", "--quick", "--candidates", 2, "--folds", 2, "--repeats", 2, "--seeds", 2, "--out", tmp_path)
+    done = run(*few, "--schemes", "bn, bn+l2 (loss)", "--learning-rate", "fixed")
+    assert done.returncode == 0, done.stderr
+    results = pd.read_parquet(tmp_path / "results.parquet")
+    assert len(results) == 2 * 2 * 2 * 2
+    assert set(results["scheme"]) == {"bn", "bn+l2 (loss)"}
+    assert results["learning_rate_init"].nunique() == 1
+    assert "learning rate 0.01 in every scheme, not tuned" in " ".join(done.stdout.split())
+    done = run(*few, "--schemes", "bm")
+    assert done.returncode == 2
+    assert "schemes must be a mapping of names to parameters, or names from" in " ".join(done.stderr.split())
+
+
+def test_survey_of_a_folder(mixed):
+    (mixed / "mixed.csv").unlink()
+    load_diabetes(as_frame=True).frame.to_csv(mixed / "diabetes.csv", index=False)
+    settings = ("--rows", 100, "--folds", 2, "--candidates", 1, "--jobs", 1)
+    done = run(mixed, "--out", mixed / "out", *settings, command="survey")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "diabetes: finished" in said
+    assert "mixed: finished" in said
+    assert "over 2 tables" in said
+    assert "<h1" in (mixed / "out" / "survey.html").read_text()
+    assert set(pd.read_parquet(mixed / "out" / "survey.parquet")["table"]) == {"diabetes", "mixed"}
 
 
 def test_tables_are_read_for_what_they_are(mixed, tmp_path):

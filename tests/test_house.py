@@ -19,8 +19,13 @@ ORDER = [
     "_evaluation",
     "_search",
     "_stats",
+    "_displays",
+    "_report",
+    "_comparison",
+    "_store",
     "_study",
     "_tables",
+    "_survey",
     "cli",
     "__main__",
 ]
