@@ -25,6 +25,8 @@ def find_network(estimator):
 class _Display:
     """What displays share: `plot` leaves `ax_` and `figure_` beside the artists that `_draw` leaves."""
 
+    width = 4.6  # inches: on a phone its text is still legible
+
     def plot(self, ax=None):
         """Draw.
 
@@ -40,7 +42,7 @@ class _Display:
         import matplotlib as mpl
         from matplotlib import pyplot as plt
 
-        self.ax_ = plt.subplots(figsize=(4.6, 3), layout="constrained")[1] if ax is None else ax
+        self.ax_ = plt.subplots(figsize=(self.width, 3), layout="constrained")[1] if ax is None else ax
         self.figure_ = self.ax_.figure
         self.ax_.spines[["top", "right"]].set_visible(False)
         height = self._draw(self.ax_, ink=mpl.rcParams["text.color"])
@@ -99,6 +101,7 @@ class SchemeComparisonDisplay(_Display):
         self.metric = metric
         self.rope = rope
         self.folds = folds
+        self.width = max(self.width, 2.8 + 0.09 * max(map(len, estimates.index)))
 
     @classmethod
     def from_comparison(cls, comparison, against=None, *, ax=None):
@@ -493,6 +496,7 @@ class CriticalDifferenceDisplay(_Display):
         self.p_values = p_values
         self.n_tables = n_tables
         self.alpha = alpha
+        self.width = 4 + 0.16 * max(map(len, ranks.index))  # names on both sides
 
     @classmethod
     def from_scores(cls, scores, *, alpha=0.05, ax=None):
@@ -524,6 +528,8 @@ class CriticalDifferenceDisplay(_Display):
             "elbow_props": {"color": ink, "linewidth": 1},
             "marker_props": {"color": COLOURS[0]},
             "crossbar_props": {"color": COLOURS[0], "linewidth": 4},
+            "label_fmt_left": "{label} ({rank:.1f})",
+            "label_fmt_right": "({rank:.1f}) {label}",
         }
         drawn = critical_difference_diagram(self.ranks, self.p_values, alpha=self.alpha, ax=ax, **styles)
         self.markers_, self.crossbars_, self.labels_ = drawn["markers"], drawn["crossbars"], drawn["labels"]

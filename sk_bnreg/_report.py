@@ -95,6 +95,7 @@ def write_survey(survey, path, about):
             "question": "Which schemes differ over these tables?",
             "reading": "Mean ranks, the best on the left. Bars join schemes of which no two differ by Wilcoxon's "
             "signed-rank test, adjusted by Holm's method for all pairs.",
+            "wide": True,
         }
     _write_page(
         path,

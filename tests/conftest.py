@@ -12,6 +12,7 @@ from sklearn.datasets import load_wine
 
 from sk_bnreg import BNMLPClassifier, SchemeComparison
 from sk_bnreg._comparison import DEFAULT_SCHEMES, SCHEMES, StudyPlan
+from sk_bnreg._survey import Survey, survey_schemes
 
 BUDGETS = (0.0, 0.1, 1.0, 10.0)
 RATES = (0.003, 0.01, 0.03)
@@ -80,3 +81,21 @@ def make_comparison():
 def comparison(make_comparison):
     """Return a made-up comparison of the default schemes."""
     return make_comparison()
+
+
+@pytest.fixture(scope="session")
+def made_up_survey():
+    """Return a survey of three tables, made up."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "table": table, "task": task, "metric": metric, "rope": 0.01, "n_rows": 500, "n_used": 400, "n_features": 9,
+            "scheme": scheme, "repeat": 0, "fold": fold, "seed": 0, "score": rng.normal(0.8, 0.01), "n_train": 320,
+            "n_test": 80, "n_fits": 100,
+        }
+        for table, task, metric in (("a<b>", "classification", "accuracy"), ("c", "regression", "r2"),
+                                    ("d", "regression", "r2"))
+        for scheme in survey_schemes(0.01)
+        for fold in range(5)
+    ]  # fmt: skip
+    return Survey(pd.DataFrame(rows), {"cv": 5, "network": {}}, {"broken": "it has no target"})
