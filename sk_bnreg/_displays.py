@@ -360,15 +360,17 @@ class L2PathDisplay(_Display):
         values = np.unique(self.paths[self.strength])
         ax.set_xscale("symlog", linthresh=values[values > 0].min(initial=1), linscale=0.5)
         if len(values) <= 8:
-            ax.set_xticks(values)
+            ax.set_xticks(values if self.strength == "budget" else values[::2])  # powers of ten need room
         ax.xaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
         name = "decay budget D" if self.strength == "budget" else "l2"
-        ax.set_xlabel(f"{name} (logarithmic{', 0 apart' if 0 in values else ''})")
+        apart = ", 0 apart" if 0 in values else ""
+        ax.set_xlabel(f"{name} (logarithmic{apart})\nbest learning rate, mean of {self.folds}")
         ax.set_ylabel(fill(f"inner {self.metric} (cut axis)", 30))
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "alignment": "left", "borderaxespad": 0}
-        ax.legend(**place, ncols=2, frameon=False, title=f"at the best learning rate, mean of {self.folds}")
-        return 2.9 + 0.1 * len(self.lines_)
+        n_columns = 2 if max(map(len, self.lines_)) < 20 else 1
+        ax.legend(**place, ncols=n_columns, frameon=False)
+        return 2.8 + 0.22 * -(-len(self.lines_) // n_columns)
 
 
 class LearningCurvesDisplay(_Display):
