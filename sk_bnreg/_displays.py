@@ -542,6 +542,90 @@ class CriticalDifferenceDisplay(_Display):
         return 1.6 + 0.22 * len(self.ranks)
 
 
+class SurveyDisplay(_Display):
+    """What do many tables say of each question?
+
+    A row per question: the mean difference between its two schemes on each table, and their
+    median. Differences in the shaded region (the rope) do not matter; the axis is
+    logarithmic beyond it.
+
+    Parameters
+    ----------
+    differences : DataFrame of shape (n_tables, n_questions)
+        Difference on each table; the columns name the questions.
+    medians : Series
+        Median difference of each question.
+    rope : float
+        Half-width of the rope, in units of the score.
+
+    Attributes
+    ----------
+    ax_, figure_ : Axes, Figure
+    rope_ : Rectangle
+    points_, medians_ : Line2D
+        Differences of single tables, question after question, the first on top; medians.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sk_bnreg import SurveyDisplay
+    >>> differences = pd.DataFrame({"bn+l2 - bn": [0.002, 0.03, -0.001]}, index=["iris", "wine", "digits"])
+    >>> SurveyDisplay(differences, differences.median(), rope=0.01).plot().frame().loc["wine"].to_dict()
+    {'bn+l2 - bn': 0.03}
+    """
+
+    def __init__(self, differences, medians, *, rope):
+        self.differences = differences
+        self.medians = medians
+        self.rope = rope
+        self.width = 4.5 + 0.08 * max(map(len, differences.columns))
+
+    @classmethod
+    def from_survey(cls, survey, *, ax=None):
+        """What do the tables of a survey say of its questions?
+
+        Parameters
+        ----------
+        survey : Survey
+        ax : Axes, default=None
+
+        Returns
+        -------
+        SurveyDisplay
+        """
+        found = {f"{a.question.scheme} - {a.question.against}": a for a in survey.answers()}
+        differences = pd.DataFrame({name: answer.differences for name, answer in found.items()})
+        medians = pd.Series({name: answer.test.median for name, answer in found.items()})
+        return cls(differences, medians, rope=survey.rope).plot(ax)
+
+    def frame(self):
+        """Return the plotted differences, a row per table and a column per question."""
+        return self.differences.copy()
+
+    def _draw(self, ax, ink):
+        names, rows = self.differences.columns, np.arange(len(self.differences.columns))
+        ax.set_xscale("symlog", linthresh=self.rope, linscale=1.5)
+        self.rope_ = ax.axvspan(-self.rope, self.rope, color=ink, alpha=0.12, linewidth=0)
+        ax.axvline(0, color=ink, alpha=0.5, linewidth=1)
+        places = np.repeat(rows, len(self.differences))
+        (self.points_,) = ax.plot(self.differences.T.to_numpy().ravel(), places, "o", color=ink, alpha=0.4, mew=0)
+        self.points_.set_markersize(4.5)
+        (self.medians_,) = ax.plot(self.medians[names], rows, "D", color=COLOURS[0], markersize=7)
+        most = max(self.differences.abs().to_numpy().max(), 2 * self.rope)
+        ticks = [tick for tick in (0, self.rope / 2, self.rope, 0.1, 1) if tick <= most]
+        ax.set_xticks(sorted({*ticks, *(-tick for tick in ticks)}))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
+        ax.set_xlim(-1.1 * most, 1.1 * most)
+        ax.set_yticks(rows, names)
+        ax.invert_yaxis()
+        ax.set_xlabel(
+            f"difference of mean scores, {len(self.differences)} tables (diamond: median)\n"
+            f"shaded: ±{self.rope:g}; logarithmic beyond"
+        )
+        return 1.2 + 0.3 * len(rows)
+
+
 def _folds(frame):
     """Return the number of folds in words."""
     n_repeats = frame["repeat"].nunique()

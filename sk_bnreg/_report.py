@@ -12,6 +12,7 @@ from sk_bnreg._displays import (
     LearningCurvesDisplay,
     PosteriorDisplay,
     SchemeComparisonDisplay,
+    SurveyDisplay,
     find_network,
 )
 
@@ -90,19 +91,28 @@ def write_survey(survey, path, about):
     if tasks.nunique() > 1:
         by_task |= {f"{n} tables, {task}": survey.answers(task) for task, n in tasks.value_counts().items()}
     with mpl.rc_context(_STYLE):
-        drawn = {
-            "svg": _svg(CriticalDifferenceDisplay.from_scores(survey.scores()), "ranks"),
-            "question": "Which schemes differ over these tables?",
-            "reading": "Mean ranks, the best on the left. Bars join schemes of which no two differ by Wilcoxon's "
-            "signed-rank test, adjusted by Holm's method for all pairs.",
-            "wide": True,
-        }
+        figures = [
+            {
+                "svg": _svg(SurveyDisplay.from_survey(survey), "questions"),
+                "question": "What do the tables say of each question?",
+                "reading": "A dot is a table: the mean score of the first scheme less that of the second. Diamonds are "
+                "medians over tables. Differences in the shaded region do not matter.",
+                "wide": True,
+            },
+            {
+                "svg": _svg(CriticalDifferenceDisplay.from_scores(survey.scores()), "ranks"),
+                "question": "Which schemes differ over these tables?",
+                "reading": "Mean ranks, the best on the left. Bars join schemes of which no two differ by Wilcoxon's "
+                "signed-rank test, adjusted by Holm's method for all pairs.",
+                "wide": True,
+            },
+        ]
     _write_page(
         path,
         "survey.html.jinja",
         about,
         by_task=by_task,
-        figures=[drawn],
+        figures=figures,
         overall=survey.overall(),
         ranking=ranking,
         scores=survey.scores(),

@@ -17,8 +17,10 @@ from sk_bnreg import (
     LearningCurvesDisplay,
     PosteriorDisplay,
     SchemeComparisonDisplay,
+    SurveyDisplay,
 )
 from sk_bnreg._comparison import SCHEMES
+from sk_bnreg._survey import SURVEY_QUESTIONS
 
 
 @pytest.fixture(autouse=True)
@@ -194,3 +196,19 @@ def test_every_scheme_can_be_drawn_at_once(make_comparison):
         for line in L2PathDisplay.from_comparison(comparison).lines_.values()
     }
     assert len(styles) == 7  # five with a budget, two without L2
+
+
+def test_survey_display_shows_every_table_and_the_median(made_up_survey):
+    display = SurveyDisplay.from_survey(made_up_survey)
+    scores = made_up_survey.scores()
+    frame = display.frame()
+    assert list(frame.index) == list(scores.index)
+    x, y = display.points_.get_data()
+    for row, question in enumerate(SURVEY_QUESTIONS):
+        differences = (scores[question.scheme] - scores[question.against]).to_numpy()
+        np.testing.assert_allclose(np.asarray(x)[np.asarray(y) == row], differences, atol=1e-12)
+        # of three numbers: the median of the six averages of two of them, or of one with itself
+        averages = (differences[:, None] + differences)[np.triu_indices(3)] / 2
+        assert display.medians_.get_xdata()[row] == pytest.approx(np.median(averages), abs=1e-12)
+    assert display.rope_.get_x() == -made_up_survey.rope
+    assert display.ax_.yaxis_inverted()
