@@ -9,13 +9,13 @@ from sk_bnreg._search import StackedGridSearchCV, StackedRandomizedSearchCV
 
 # the study and its plots need pandas, the estimators do not: imported when they are asked for
 _LATER = {
-    "CriticalDifferenceDisplay": "_displays",
+    "CriticalDifferenceDisplay": "_survey_displays",
     "L2PathDisplay": "_displays",
     "LearningCurvesDisplay": "_displays",
     "PosteriorDisplay": "_displays",
     "SchemeComparison": "_comparison",
     "SchemeComparisonDisplay": "_displays",
-    "SurveyDisplay": "_displays",
+    "SurveyDisplay": "_survey_displays",
     "TunedL2": "_study",
     "compare_schemes": "_study",
     "survey": "_survey",

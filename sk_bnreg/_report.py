@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from sk_bnreg._displays import (
-    CriticalDifferenceDisplay,
     L2PathDisplay,
     LearningCurvesDisplay,
     PosteriorDisplay,
     SchemeComparisonDisplay,
-    SurveyDisplay,
     find_network,
 )
+from sk_bnreg._survey_displays import CriticalDifferenceDisplay, SurveyDisplay
 
 _INK = "#010203"  # stands for the page's colour of text while a figure is drawn
 _STYLE = {

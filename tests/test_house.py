@@ -20,6 +20,7 @@ ORDER = [
     "_search",
     "_stats",
     "_displays",
+    "_survey_displays",
     "_report",
     "_comparison",
     "_store",
