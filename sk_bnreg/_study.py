@@ -382,14 +382,15 @@ class _Study:
 
     def expected_seconds(self, train: np.ndarray) -> float:
         """Return the time of one outer fold, from a few epochs of all candidates on one inner fold."""
-        rows = train[: len(train) * (self.inner_cv - 1) // self.inner_cv]
+        n_fit = len(train) * (self.inner_cv - 1) // self.inner_cv
         start = perf_counter()
-        part = _Part(self, rows, rows[:0])
+        part = _Part(self, train[:n_fit], train[n_fit:])
         front = perf_counter() - start
         seconds = []
         for epochs in (1, 1, 3):  # the first warms up
             start = perf_counter()
-            part.fit(self.free_networks(part.n_rows, max_iter=epochs))
+            for network in part.fit(self.free_networks(part.n_rows, max_iter=epochs)):
+                part.score(network)
             seconds.append(perf_counter() - start)
         epoch = max(seconds[2] - seconds[1], 0) / 2
         one = (seconds[1] + (_last_step(self.estimator).max_iter - 1) * epoch) / self._n_free()
@@ -526,7 +527,9 @@ def _expected_seconds(study: _Study, waiting: Mapping[Any, tuple[np.ndarray, np.
     """Return the expected time of the waiting folds, from as many calibrations at a time as there will be folds."""
     n_workers = min(joblib.effective_n_jobs(n_jobs), len(waiting))
     trains = [train for train, _ in list(waiting.values())[:n_workers]]
-    one = np.mean(joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(study.expected_seconds)(train) for train in trains))
+    for _ in range(2):  # in the first, workers start while others measure
+        jobs = [joblib.delayed(study.expected_seconds)(train) for train in trains]
+        one = np.mean(joblib.Parallel(n_jobs=n_jobs)(jobs))
     return float(one) * -(-len(waiting) // n_workers)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sk_bnreg._survey import Survey
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
@@ -28,3 +30,12 @@ def test_two_commands_within_the_first_60_lines():
         'pip install -c constraints.txt ".[study]" && sk-bnreg compare',
         'pip install -c constraints.txt -e ".[dev]" && pytest',
     ]
+
+
+def test_results_tell_what_the_saved_survey_found():
+    docs = Path(__file__).parent.parent / "docs"
+    survey, text = Survey.load(docs / "survey.parquet"), (docs / "results.md").read_text()
+    assert all(answer.summary() in text for answer in survey.overall())
+    assert f"{survey.tables()['n_fits'].sum():,} network fits" in " ".join(text.split())
+    for answer in survey.answers():
+        assert f"| {answer.test.median:+z.4f} |" in text
