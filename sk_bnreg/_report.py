@@ -101,8 +101,8 @@ def write_survey(survey, path, about):
             {
                 "svg": _svg(CriticalDifferenceDisplay.from_scores(survey.scores()), "ranks"),
                 "question": "Which schemes differ over these tables?",
-                "reading": "Mean ranks, the best on the left. Bars join schemes of which no two differ by Wilcoxon's "
-                "signed-rank test, adjusted by Holm's method for all pairs.",
+                "reading": "Mean ranks, the best on the left. A bar joins the schemes under its dots, of which no two "
+                "differ by Wilcoxon's signed-rank test, adjusted by Holm's method for all pairs.",
                 "wide": True,
             },
         ]

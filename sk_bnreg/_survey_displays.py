@@ -10,8 +10,8 @@ from sk_bnreg._stats import ranking
 class CriticalDifferenceDisplay(Display):
     """Which schemes differ over many tables?
 
-    Mean ranks on a line, the best on the left; a bar joins schemes of which no two differ
-    at the level `alpha`.
+    Mean ranks on a line, the best on the left; a bar joins the schemes under its dots, of
+    which no two differ at the level `alpha`.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class CriticalDifferenceDisplay(Display):
         styles = {
             "elbow_props": {"color": ink, "linewidth": 1},
             "marker_props": {"color": COLOURS[0]},
-            "crossbar_props": {"color": COLOURS[0], "linewidth": 4},
+            "crossbar_props": {"color": COLOURS[0], "linewidth": 2, "marker": "o", "markersize": 6},
             "label_fmt_left": "{label} ({rank:.1f})",
             "label_fmt_right": "({rank:.1f}) {label}",
         }
