@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.base import is_classifier
+from sklearn.base import clone, is_classifier
 from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import BaseShuffleSplit, check_cv
 
+from sk_bnreg._displays import find_network
+from sk_bnreg._evaluation import candidate_of
 from sk_bnreg._roles import l2_by_role
 from sk_bnreg._stats import Contrast, contrast, holm
 
@@ -240,12 +242,12 @@ class SchemeComparison:
         """Compare the schemes that a fitted search went through.
 
         Candidates are gathered by `batch_norm`, `l2_targets` and `l2_mode`, whatever else they
-        varied; a candidate with ``l2=0`` belongs to the scheme without L2. A scheme's scores
-        are those of its best candidate.
+        varied; a candidate with ``l2=0`` belongs to the scheme without L2, one without a
+        network of ours to none. A scheme's scores are those of its best candidate.
 
         Parameters
         ----------
-        search : fitted GridSearchCV, RandomizedSearchCV or one of their kin
+        search : fitted GridSearchCV or RandomizedSearchCV, stacked or scikit-learn's
         rope : float, default=None
             Differences smaller than this do not matter. None is 0.01 for scores whose best
             value is 1; any other score asks for it.
@@ -289,9 +291,9 @@ class SchemeComparison:
                 raise ValueError(f"test_ratio, n_test / n_train of a fold, must be given for cv={splitter}.")
             # with repeats the splitter knows the folds of one
             test_ratio = 1 / (getattr(splitter, "cvargs", {}).get("n_splits", search.n_splits_) - 1)
+        networks = [find_network(candidate_of(search.estimator, params)) for params in results["params"]]
         return cls._from_candidates(
-            zip(results["params"], scores, strict=True),
-            defaults=search.estimator.get_params(),
+            zip(networks, results["params"], scores, strict=True),
             metric=metric_name(search.estimator, scoring) if score == "score" else score,
             rope=default_rope(scoring) if rope is None else rope,
             test_ratio=test_ratio,
@@ -329,18 +331,21 @@ class SchemeComparison:
         ValueError
             If trials have no fold scores, or fewer than two schemes were tried.
         """
-        trials = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-        n_folds = sum(f"split{i}_test_score" in trials[0].user_attrs for i in range(1000)) if trials else 0
-        if n_folds < 2:
+        trials = [t for t in study.trials if t.state.name == "COMPLETE" and "split1_test_score" in t.user_attrs]
+        if not trials:
             raise ValueError(
                 "The study's complete trials must hold their fold scores in the user attributes "
                 "'split0_test_score', 'split1_test_score', ..., and there are none: set them in the objective."
             )
+        n_folds = sum(name.startswith("split") and name.endswith("_test_score") for name in trials[0].user_attrs)
         minimised = study.direction.name == "MINIMIZE"
+        networks = [clone(find_network(estimator)) for _ in trials]
+        for network, trial in zip(networks, trials, strict=True):
+            own = {name.rpartition("__")[2]: value for name, value in trial.params.items()}
+            network.set_params(**{name: value for name, value in own.items() if name in network.get_params()})
         scores = np.array([[t.user_attrs[f"split{i}_test_score"] for i in range(n_folds)] for t in trials], float)
         return cls._from_candidates(
-            zip((trial.params for trial in trials), -scores if minimised else scores, strict=True),
-            defaults=estimator.get_params(),
+            zip(networks, (trial.params for trial in trials), -scores if minimised else scores, strict=True),
             metric=f"negative {metric}" if minimised else metric,
             rope=rope,
             test_ratio=1 / (n_folds - 1) if test_ratio is None else test_ratio,
@@ -349,26 +354,24 @@ class SchemeComparison:
     @classmethod
     def _from_candidates(
         cls,
-        candidates: Iterable[tuple[Mapping[str, Any], np.ndarray]],
+        candidates: Iterable[tuple[Any, Mapping[str, Any], np.ndarray]],
         *,
-        defaults: Mapping[str, Any],
         metric: str,
         rope: float,
         test_ratio: float,
         best_estimator: Any = None,
     ) -> "SchemeComparison":
-        """Gather candidates, given as parameters and fold scores, into schemes."""
+        """Gather candidates, given as network (or None), parameters that were varied and fold scores, into schemes."""
         found: dict[str, list[tuple[float, Mapping[str, Any], np.ndarray]]] = {}
         schemes = {}
-        for params, scores in candidates:
-            last = {name.rpartition("__")[2]: value for name, value in {**defaults, **params}.items()}
-            scheme = {name: last[name] for name in ("batch_norm", "l2_targets", "l2_mode")}
-            if not last["l2"]:
-                scheme["l2_targets"] = "none"
-            name = scheme_name(**scheme)
-            schemes[name] = scheme
-            if np.isfinite(scores).all():
-                found.setdefault(name, []).append((float(scores.mean()), params, scores))
+        for network, params, scores in candidates:
+            if network is None or not np.isfinite(scores).all():
+                continue
+            strengths = l2_by_role(network.l2, network.l2_targets)
+            targets = tuple(role for role, strength in strengths.items() if strength)
+            name = scheme_name(network.batch_norm, targets, network.l2_mode)
+            schemes[name] = {"batch_norm": network.batch_norm, "l2_targets": targets, "l2_mode": network.l2_mode}
+            found.setdefault(name, []).append((float(scores.mean()), params, scores))
         if len(found) < 2:
             raise ValueError(
                 f"At least 2 schemes must have been tried to be compared, by batch_norm, l2_targets or l2; "

@@ -17,7 +17,7 @@ def find_network(estimator):
     """Return the network in which an estimator ends, or None."""
     if isinstance(estimator, Pipeline):
         return find_network(estimator[-1])
-    inner = getattr(estimator, "regressor_", None)  # TransformedTargetRegressor
+    inner = getattr(estimator, "regressor_", getattr(estimator, "regressor", None))  # TransformedTargetRegressor
     return estimator if isinstance(estimator, BaseBNMLP) else inner and find_network(inner)
 
 

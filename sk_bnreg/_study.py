@@ -172,8 +172,9 @@ def compare_schemes(
     store = Store(out, random_state)
     y = y if hasattr(y, "iloc") else np.asarray(y)
     groups = None if groups is None else np.asarray(groups)
-    if isinstance(cv, Integral):
-        drawn = [_folds(int(cv), estimator, y, groups, store.seed + repeat) for repeat in range(n_repeats)]
+    if cv is None or isinstance(cv, Integral):
+        cv = 5 if cv is None else int(cv)
+        drawn = [_folds(cv, estimator, y, groups, store.seed + repeat) for repeat in range(n_repeats)]
     else:
         drawn = [check_cv(cv, y)]
     splits = {

@@ -233,7 +233,7 @@ def survey(
     ValueError
         If no table could be used.
     """
-    paths = sorted(path for path in Path(folder).iterdir() if path.suffix in (".csv", ".parquet"))
+    paths = table_paths(folder)
     settings = {
         "cv": n_folds,
         "n_repeats": n_repeats,
@@ -263,6 +263,11 @@ def survey(
     result = Survey(pd.concat([found[name] for name in sorted(found)], ignore_index=True), about, skipped)
     result.save(Path(out) / "survey.parquet")
     return result
+
+
+def table_paths(folder: str | Path) -> list[Path]:
+    """Return the tables in a folder, by name."""
+    return sorted(path for path in Path(folder).iterdir() if path.suffix in (".csv", ".parquet"))
 
 
 def _compare_table(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> tuple[str, pd.DataFrame | str]:

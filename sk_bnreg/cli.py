@@ -148,9 +148,21 @@ def survey(
     import torch
 
     from sk_bnreg._survey import survey as run
+    from sk_bnreg._survey import survey_schemes, table_paths
 
     torch.set_num_threads(1)
     console = Console(markup=False, highlight=False)
+    n_tables, n_schemes, n_done = len(table_paths(folder)), len(survey_schemes(1.0)), 0
+    console.print(
+        f"{n_tables} tables of at most {rows:,} rows, {n_schemes} schemes x {candidates} candidates x 3 inner folds in "
+        f"{folds} outer folds x {repeats}"
+    )
+
+    def tell(name: str, outcome: str) -> None:
+        nonlocal n_done
+        n_done += 1
+        console.print(f"{n_done} of {n_tables}, {name}: {outcome}")
+
     found = run(
         folder,
         out,
@@ -160,7 +172,7 @@ def survey(
         n_candidates=candidates,
         random_state=seed,
         n_jobs=jobs or cpu_count(),
-        on_table=lambda name, outcome: console.print(f"{name}: {outcome}"),
+        on_table=tell,
     )
     for answer in found.overall():
         console.print(answer.summary())

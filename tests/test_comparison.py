@@ -5,6 +5,7 @@ import optuna
 import pandas as pd
 import pytest
 from sklearn.datasets import make_classification
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, RepeatedKFold, ShuffleSplit, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -141,3 +142,13 @@ def test_seeds_are_averaged_within_a_fold_and_p_values_adjusted():
     assert comparison.n_folds == 6
     with pytest.raises(ValueError, match="The interaction needs the schemes"):
         comparison.interaction()
+
+
+def test_other_models_in_a_search_belong_to_no_scheme(table):
+    model = make_pipeline(StandardScaler(), NET)
+    grid = [
+        {"bnmlpclassifier__batch_norm": [True, False], "bnmlpclassifier__l2": [{"gamma": 0.1}, 0.5]},
+        {"bnmlpclassifier": [LogisticRegression()]},
+    ]
+    comparison = SchemeComparison.from_cv_results(GridSearchCV(model, grid, cv=3).fit(*table))
+    assert list(comparison.schemes) == ["plain", "l2", "bn+l2", "bn+l2 on gamma"]
