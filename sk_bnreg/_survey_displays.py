@@ -172,7 +172,7 @@ class SurveyDisplay(Display):
         ax.set_yticks(rows, names)
         ax.invert_yaxis()
         ax.set_xlabel(
-            f"difference of mean scores, {len(self.differences)} tables (diamond: median)\n"
-            f"shaded: ±{self.rope:g}; logarithmic beyond"
+            f"difference of mean scores, {len(self.differences)} tables\n"
+            f"shaded: ±{self.rope:g}, logarithmic beyond; ◆ median"
         )
         return 1.2 + 0.3 * len(rows)
