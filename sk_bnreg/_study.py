@@ -383,9 +383,9 @@ class _Study:
 
     def expected_seconds(self, train: np.ndarray) -> float:
         """Return the time of one outer fold, from a few epochs of all candidates on one inner fold."""
-        n_fit = len(train) * (self.inner_cv - 1) // self.inner_cv
+        fit, check = self._inner_splits(train)[0]
         start = perf_counter()
-        part = _Part(self, train[:n_fit], train[n_fit:])
+        part = _Part(self, fit, check)
         front = perf_counter() - start
         seconds = []
         for epochs in (1, 1, 3):  # the first warms up
@@ -414,9 +414,6 @@ class _Study:
         Return each scheme's best setting, a row per scheme and candidate, and the number of
         different networks.
         """
-        groups = None if self.groups is None else self.groups[rows]
-        y = _safe_indexing(self.y, rows)
-        inner = _folds(self.inner_cv, self.estimator, y, groups, self.seed)
         chosen: dict[str, _Setting] = {}
         tried: list[dict[str, Any]] = []
         n_fits = 0
@@ -426,8 +423,8 @@ class _Study:
                 continue
             wanted = [(name, setting) for name in group for setting in candidates]
             scores = []
-            for fit, check in inner.split(np.empty(len(rows)), y, groups):
-                part = _Part(self, rows[fit], rows[check])
+            for fit, check in self._inner_splits(rows):
+                part = _Part(self, fit, check)
                 asked = [self.network(*pair, part.n_rows, chosen) for pair in wanted]
                 networks = part.fit(asked)
                 scores.append([part.score(network) for network in networks])
@@ -455,6 +452,13 @@ class _Study:
             best = np.nanargmax(of_scheme, axis=1)
             chosen |= {name: candidates[i] for name, i in zip(group, best, strict=True)}
         return chosen, tried, n_fits
+
+    def _inner_splits(self, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Divide rows into the training and the check rows of each inner fold."""
+        groups = None if self.groups is None else self.groups[rows]
+        y = _safe_indexing(self.y, rows)
+        inner = _folds(self.inner_cv, self.estimator, y, groups, self.seed)
+        return [(rows[fit], rows[check]) for fit, check in inner.split(np.empty(len(rows)), y, groups)]
 
     def _budget(self, scheme: str, network: Any, setting: _Setting) -> float:
         """Return the decay budget that a candidate was meant to have; nan where the scheme names l2 or none exists."""

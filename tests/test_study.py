@@ -372,6 +372,15 @@ def test_the_plan_comes_before_the_first_fit(table):
     assert "5 outer folds x 2 repeats x 3 seeds" in plan.summary()
 
 
+def test_sorted_classes_do_not_disturb_the_plan(table):
+    X, y = table
+    order = np.argsort(y)
+    plans, few = [], {"schemes": ["bn", "l2"], "n_repeats": 1, "n_candidates": 1, "inner_cv": 2, "random_state": 0}
+    net = BNMLPClassifier(**SMALL)
+    compare_schemes(net, X[order], y[order], cv=2, scoring="roc_auc", on_plan=plans.append, **few)
+    assert plans[0].metric == "roc_auc"
+
+
 def test_a_kill_between_two_files_counts_no_fold_twice(table, tmp_path):
     settings = {"schemes": ["bn", "bn+l2"], "cv": 3, "n_candidates": 2, "inner_cv": 2, "random_state": 0, **ONCE}
     whole = compare_schemes(BNMLPClassifier(**SMALL), *table, out=tmp_path, **settings)
