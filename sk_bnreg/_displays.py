@@ -195,6 +195,9 @@ class PosteriorDisplay(Display):
         self.metric = metric
         self.rope = rope
         self.folds = folds
+        self.width = max(
+            self.width, 0.2 + 0.105 * max(len(line) for name in self._names() for line in name.split("\n"))
+        )
 
     @classmethod
     def from_comparison(cls, comparison, questions=None, *, ax=None):
@@ -233,26 +236,31 @@ class PosteriorDisplay(Display):
         self.densities_, self.probabilities_, ends = [], [], [2.5 * self.rope]
         across = {"transform": ax.get_yaxis_transform(), "va": "center"}
         floors = range(len(self.posteriors))[::-1]
-        for floor, (name, row) in zip(floors, self.posteriors.iterrows(), strict=True):
+        names = self._names()
+        for floor, name, (_, row) in zip(floors, names, self.posteriors.iterrows(), strict=True):
             z = np.linspace(-1, 1, 201) * stats.t.ppf(0.995, row["df"])
             x, height = row["mean"] + z * row["scale"], stats.t.pdf(z, row["df"]) / stats.t.pdf(0, row["df"])
             ax.axhline(floor, color=ink, alpha=0.5, linewidth=0.8)
-            ax.fill_between(x, floor, floor + 0.5 * height, color=COLOURS[0], alpha=0.25, linewidth=0)
-            self.densities_ += ax.plot(x, floor + 0.5 * height, color=COLOURS[0], linewidth=2)
-            ax.text(0, floor + 0.86, name, weight="bold", **across)
+            ax.fill_between(x, floor, floor + 0.42 * height, color=COLOURS[0], alpha=0.25, linewidth=0)
+            self.densities_ += ax.plot(x, floor + 0.42 * height, color=COLOURS[0], linewidth=2)
+            ax.text(0, floor + 0.97, name, weight="bold", **{**across, "va": "top"})
             words = (
                 (0, "left", f"worse {100 * row['p_worse']:.1f} %"),
                 (0.5, "center", f"same {100 * row['p_equivalent']:.1f} %"),
                 (1, "right", f"better {100 * row['p_better']:.1f} %"),
             )
-            self.probabilities_.append([ax.text(at, floor + 0.66, word, ha=ha, **across) for at, ha, word in words])
+            self.probabilities_.append([ax.text(at, floor + 0.52, word, ha=ha, **across) for at, ha, word in words])
             ends += [abs(x[0]), abs(x[-1])]
         ax.set_xlim(-1.03 * max(ends), 1.03 * max(ends))
         ax.set_ylim(0, len(floors))
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
-        ax.set_xlabel(fill(f"difference in {self.metric}; {self.folds}; shaded: ±{self.rope:g}", 56))
-        return 0.7 + 0.95 * len(floors)
+        ax.set_xlabel(fill(f"difference in {self.metric}; {self.folds}; shaded: ±{self.rope:g}", 60))
+        return 0.7 + (1.2 if "\n" in "".join(names) else 0.95) * len(floors)
+
+    def _names(self):
+        """Return the names of the pairs, long ones in two lines."""
+        return [name if len(name) <= 40 else name.replace(" minus ", " minus\n") for name in self.posteriors.index]
 
 
 class L2PathDisplay(Display):

@@ -74,7 +74,7 @@ def test_densities_and_probabilities_are_those_of_the_correlated_t_test(comparis
         _, mean, se = posterior(comparison, *pair)
         t = stats.t(5, mean, se)
         x, y = display.densities_[i].get_data()
-        np.testing.assert_allclose(y - (2 - i), 0.5 * t.pdf(x) / t.pdf(mean), atol=1e-12)
+        np.testing.assert_allclose(y - (2 - i), 0.42 * t.pdf(x) / t.pdf(mean), atol=1e-12)
         np.testing.assert_allclose(t.cdf(x[[0, -1]]), [0.005, 0.995])
         parts = [t.cdf(-0.01), t.cdf(0.01) - t.cdf(-0.01), t.sf(0.01)]
         shown = [text.get_text() for text in display.probabilities_[i]]
@@ -212,3 +212,15 @@ def test_survey_display_shows_every_table_and_the_median(made_up_survey):
         assert display.medians_.get_xdata()[row] == pytest.approx(np.median(averages), abs=1e-12)
     assert display.rope_.get_x() == -made_up_survey.rope
     assert display.ax_.yaxis_inverted()
+
+
+def test_long_names_keep_the_posteriors_their_room(make_comparison):
+    comparison = make_comparison(("l2", "plain"), rename=lambda name: f"a scheme of a rather long name, {name}")
+    display = PosteriorDisplay.from_comparison(comparison)
+    figure = display.figure_
+    figure.canvas.draw()
+    for text in display.ax_.texts:
+        extent = text.get_window_extent()
+        assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1
+    name, *probabilities = (text.get_window_extent() for text in display.ax_.texts)
+    assert not any(name.overlaps(extent) for extent in probabilities)
