@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from time import perf_counter
@@ -292,7 +293,7 @@ class _Study:
 
         Every outer fold has an order of its own, so that no budget owes its score to the rate it was paired with.
         """
-        points = qmc.LatinHypercube(2, scramble=False, optimization="random-cd", rng=seed).random(self.n_candidates)
+        points = _spread_points(self.n_candidates, seed)
         rates = 10 ** np.interp(points[:, 0], (0, 1), RATE_DECADES)
         levels = (points[:, 1] * len(self.budgets)).astype(int)
         loss_l2 = [0.0, *np.logspace(*LOSS_L2_DECADES, len(self.budgets) - 1)]
@@ -554,6 +555,12 @@ def _folds(n_splits: int, estimator: Any, y: Any, groups: Any, seed: int) -> Any
     stratified = is_classifier(estimator) and type_of_target(y) in ("binary", "multiclass")
     plain, grouped = (StratifiedKFold, StratifiedGroupKFold) if stratified else (KFold, GroupKFold)
     return (plain if groups is None else grouped)(n_splits=n_splits, shuffle=True, random_state=seed)
+
+
+@cache
+def _spread_points(n: int, seed: int) -> np.ndarray:
+    """Return n points in the unit square, evenly spaced on either axis; kept, as scipy may take a second for them."""
+    return qmc.LatinHypercube(2, scramble=False, optimization="random-cd", rng=seed).random(n)
 
 
 def _signature(network: Any) -> str:
