@@ -38,10 +38,18 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data.strip()
 
 
-@pytest.fixture
-def page(comparison, tmp_path):
-    comparison.report(tmp_path / "report.html", table="customers.csv", command="sk-bnreg compare customers.csv")
-    return (tmp_path / "report.html").read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def page(comparison, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    comparison.report(path, table="customers.csv", command="sk-bnreg compare customers.csv")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def survey_page(made_up_survey, tmp_path_factory):
+    path = tmp_path_factory.mktemp("survey") / "survey.html"
+    made_up_survey.report(path, command="sk-bnreg survey tables")
+    return path.read_text(encoding="utf-8")
 
 
 def number(text):
@@ -79,10 +87,8 @@ def test_it_begins_with_the_answer_and_ends_with_how_to_repeat_it(page, comparis
 
 
 @pytest.mark.parametrize("kind", ["comparison", "survey"])
-def test_nothing_is_fetched_and_it_is_small(kind, page, made_up_survey, tmp_path):
-    if kind == "survey":
-        made_up_survey.report(tmp_path / "survey.html")
-        page = (tmp_path / "survey.html").read_text(encoding="utf-8")
+def test_nothing_is_fetched_and_it_is_small(kind, page, survey_page):
+    page = survey_page if kind == "survey" else page
     assert len(page.encode()) < 1_500_000
     without_namespaces = re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)
     assert not re.search(r"https?://|<script|<link|@import|url\((?!#)", without_namespaces)
@@ -93,11 +99,10 @@ def test_nothing_is_fetched_and_it_is_small(kind, page, made_up_survey, tmp_path
     assert len(ids) == len(set(ids))
 
 
-def test_names_are_escaped(make_comparison, made_up_survey, tmp_path):
+def test_names_are_escaped(make_comparison, survey_page, tmp_path):
     make_comparison(rename=lambda name: f"<b>{name}</b> & $x$").report(tmp_path / "report.html")
     assert "<b>" not in (tmp_path / "report.html").read_text(encoding="utf-8")
-    made_up_survey.report(tmp_path / "survey.html")
-    assert "<b>" not in (tmp_path / "survey.html").read_text(encoding="utf-8")
+    assert "<b>" not in survey_page
 
 
 def test_what_is_not_known_is_left_out(comparison, tmp_path):
@@ -116,9 +121,8 @@ def test_all_built_in_schemes_fit_on_it(make_comparison, tmp_path):
     assert all(name in (tmp_path / "report.html").read_text(encoding="utf-8") for name in SCHEMES)
 
 
-def test_a_survey_shows_every_question_and_every_table(made_up_survey, tmp_path):
-    made_up_survey.report(tmp_path / "survey.html", command="sk-bnreg survey tables")
-    tables = Page((tmp_path / "survey.html").read_text(encoding="utf-8"))
+def test_a_survey_shows_every_question_and_every_table(made_up_survey, survey_page):
+    tables = Page(survey_page)
     questions, *_, wins = tables.tables
     for row, answer in zip(questions[1:], made_up_survey.answers(), strict=True):
         assert row[1] == answer.test.verdict
