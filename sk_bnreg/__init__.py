@@ -15,9 +15,12 @@ _LATER = {
     "PosteriorDisplay": "_displays",
     "SchemeComparison": "_comparison",
     "SchemeComparisonDisplay": "_displays",
+    "StackedOptunaSearchCV": "_tuning",
     "SurveyDisplay": "_survey_displays",
     "TunedL2": "_study",
     "compare_schemes": "_study",
+    "search_space": "_space",
+    "suggest": "_space",
     "survey": "_survey",
 }
 __all__ = [
@@ -30,11 +33,14 @@ __all__ = [
     "SchemeComparison",
     "SchemeComparisonDisplay",
     "StackedGridSearchCV",
+    "StackedOptunaSearchCV",
     "StackedRandomizedSearchCV",
     "SurveyDisplay",
     "TunedL2",
     "compare_schemes",
     "fit_stack",
+    "search_space",
+    "suggest",
     "survey",
 ]
 __version__ = "0.1.0"

@@ -67,11 +67,12 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
     """The estimators without their targets: subclasses encode y and decode outputs."""
 
     _parameter_constraints: dict = {
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", str, Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "batch_norm": ["boolean"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "l2": [Real, Mapping],
+        "l2_budget": [None, Interval(Real, 0, None, closed="left")],
         "l2_targets": [str, tuple, list],
         "l2_mode": [StrOptions(set(L2_MODES))],
         "solver": [StrOptions({*SOLVERS, "lbfgs"})],
@@ -105,6 +106,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         batch_norm=True,
         dropout=0.0,
         l2=1.0,
+        l2_budget=None,
         l2_targets="weights",
         l2_mode="decoupled",
         solver="adam",
@@ -134,6 +136,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         self.batch_norm = batch_norm
         self.dropout = dropout
         self.l2 = l2
+        self.l2_budget = l2_budget
         self.l2_targets = l2_targets
         self.l2_mode = l2_mode
         self.solver = solver
@@ -231,13 +234,16 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         >>> round(net.l2_report_[0].budget, 6)
         0.5
         """
+        if self.early_stopping is True or (self.early_stopping == "auto" and n_samples > 10_000):
+            n_samples -= int(np.ceil(self.validation_fraction * n_samples))
+        return self._l2_for_budget(budget, len(batch_bounds(n_samples, self._batch_size(n_samples))) - 1)
+
+    def _l2_for_budget(self, budget, n_batches):
         if self.l2_mode == "loss" and self.solver == "adam":
             raise ValueError(
                 "l2_mode must be 'decoupled' or solver 'sgd' for a decay budget to exist, got 'loss' with 'adam'."
             )
-        if self.early_stopping is True or (self.early_stopping == "auto" and n_samples > 10_000):
-            n_samples -= int(np.ceil(self.validation_fraction * n_samples))
-        n_steps = self.max_iter * (len(batch_bounds(n_samples, self._batch_size(n_samples))) - 1)
+        n_steps = self.max_iter * n_batches
         rate_sum = learning_rates(self.learning_rate, self.learning_rate_init, n_steps).sum()
         factor = 1 / (1 - self.momentum) if self.l2_mode == "loss" else 1.0
         return float(budget / (rate_sum * factor))
@@ -303,10 +309,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         stopping = stopping and not epochs
         if stopping and valid_rows is None:
             train_rows, valid_rows = self._split(train_rows, rng)
-        monitor = None
-        if monitor_rows is not None:
-            known = monitor_rows[self._is_known(y[monitor_rows])]
-            monitor = self._rows(table, known, y[known], None)
+        monitor = None if monitor_rows is None else self._known_rows(table, monitor_rows, y)
 
         structure = self._structure(table, len(train_rows.index))
         if resumed is not None and (structure[:-2], len(seeds)) != (self._trained_structure[:-2], len(resumed.members)):
@@ -317,7 +320,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         return Task(
             estimator=self,
             structure=structure,
-            members=self._members(seeds, stopping),
+            members=self._members(seeds, stopping, structure.n_batches),
             train=train_rows,
             valid=valid_rows,
             monitor=monitor,
@@ -333,12 +336,13 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             raise ValueError("solver must be 'adam' or 'sgd', got 'lbfgs', which has no counterpart for minibatches.")
         if self.batch_norm and self.batch_size == 1:
             raise ValueError("batch_size must be at least 2 with batch_norm=True, or 'auto', got 1.")
-        sizes = self._hidden_sizes()
-        if not all(isinstance(size, Integral) and size > 0 for size in sizes):
+        if not all(isinstance(size, Integral) and size > 0 for size in self._hidden_sizes()):
             raise ValueError(f"hidden_layer_sizes must be integers > 0, got {self.hidden_layer_sizes!r}.")
 
     def _hidden_sizes(self):
         sizes = self.hidden_layer_sizes
+        if isinstance(sizes, str):
+            return tuple(int(size) if size.isdecimal() else 0 for size in sizes.split("-"))
         return (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
 
     def _array_rules(self):
@@ -367,6 +371,17 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             target = target.to(DTYPES[self.dtype])
         parts = (torch.as_tensor(index, dtype=torch.int64), target, weight)
         return Rows(table, *(None if part is None else part.to(self.device) for part in parts))
+
+    def _known_rows(self, table, index, y):
+        """Collect rows to report on, but for those of a class that training did not see."""
+        index = index[self._is_known(y[index])]
+        return self._rows(table, index, y[index], None)
+
+    def _monitor_rows(self, X, y, table):
+        """Collect rows of another table to report on; `table` is `X` as an earlier call left it."""
+        if table is None:
+            table = _as_table(validate_data(self, X, reset=False, **self._array_rules()), self.device)
+        return self._known_rows(table, np.arange(table.shape[0]), self._check_target(X, y))
 
     def _validation_rows(self, X_val, y_val, sample_weight_val):
         if X_val is None and y_val is None:
@@ -414,13 +429,14 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             n_batches=n_batches,
         )
 
-    def _members(self, seeds, stopping):
-        l2 = l2_by_role(self.l2, self.l2_targets)
+    def _members(self, seeds, stopping, n_batches):
+        strength = self.l2 if self.l2_budget is None else self._l2_for_budget(self.l2_budget, n_batches)
+        l2 = l2_by_role(strength, self.l2_targets)
         empty = set() if self._hidden_sizes() else {"hidden_weights", "gamma", "beta"}
         empty |= set() if self.batch_norm else {"gamma", "beta"}
         if any(l2.values()) and not any(strength for role, strength in l2.items() if role not in empty):
             warnings.warn(
-                f"L2 has nothing to penalise: l2={self.l2!r}, l2_targets={self.l2_targets!r} name only roles that "
+                f"L2 has nothing to penalise: l2={strength!r}, l2_targets={self.l2_targets!r} name only roles that "
                 f"this network lacks ({', '.join(sorted(empty))}).",
                 stacklevel=5,
             )

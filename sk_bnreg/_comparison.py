@@ -223,6 +223,8 @@ class SchemeComparison:
     plan : StudyPlan or None
     caveat : str
         What the way in which the schemes were tuned does to their scores.
+    study : optuna.Study or None
+        The one that `from_study` read, for the report.
     """
 
     frame: pd.DataFrame
@@ -234,6 +236,7 @@ class SchemeComparison:
     best_estimator_: Any = None
     plan: StudyPlan | None = None
     caveat: str = ""
+    study: Any = None
 
     @classmethod
     def from_cv_results(
@@ -302,7 +305,14 @@ class SchemeComparison:
 
     @classmethod
     def from_study(
-        cls, study: Any, *, estimator: Any, rope: float, test_ratio: float | None = None, metric: str = "score"
+        cls,
+        study: Any,
+        *,
+        estimator: Any,
+        rope: float,
+        test_ratio: float | None = None,
+        metric: str = "score",
+        best_estimator: Any = None,
     ) -> "SchemeComparison":
         """Compare the schemes that an Optuna study went through.
 
@@ -321,6 +331,8 @@ class SchemeComparison:
             n_test / n_train of a fold; None is 1 / (k - 1) if trials have k scores.
         metric : str, default="score"
             Name of the score. Where the study minimised it, its negative is compared.
+        best_estimator : estimator, default=None
+            The best one, fitted on all rows, for the report.
 
         Returns
         -------
@@ -349,6 +361,8 @@ class SchemeComparison:
             metric=f"negative {metric}" if minimised else metric,
             rope=rope,
             test_ratio=1 / (n_folds - 1) if test_ratio is None else test_ratio,
+            best_estimator=best_estimator,
+            study=study,
         )
 
     @classmethod
@@ -360,6 +374,7 @@ class SchemeComparison:
         rope: float,
         test_ratio: float,
         best_estimator: Any = None,
+        study: Any = None,
     ) -> "SchemeComparison":
         """Gather candidates, given as network (or None), parameters that were varied and fold scores, into schemes."""
         found: dict[str, list[tuple[float, Mapping[str, Any], np.ndarray]]] = {}
@@ -367,7 +382,7 @@ class SchemeComparison:
         for network, params, scores in candidates:
             if network is None or not np.isfinite(scores).all():
                 continue
-            strengths = l2_by_role(network.l2, network.l2_targets)
+            strengths = l2_by_role(network.l2 if network.l2_budget is None else network.l2_budget, network.l2_targets)
             targets = tuple(role for role, strength in strengths.items() if strength)
             name = scheme_name(network.batch_norm, targets, network.l2_mode)
             schemes[name] = {"batch_norm": network.batch_norm, "l2_targets": targets, "l2_mode": network.l2_mode}
@@ -399,6 +414,7 @@ class SchemeComparison:
             test_ratio,
             best_estimator_=best_estimator,
             caveat=caveat,
+            study=study,
         )
 
     @property

@@ -22,8 +22,9 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
 
     Parameters
     ----------
-    hidden_layer_sizes : int or array-like of int, default=(128, 128)
-        Units of each hidden layer; () is a linear model.
+    hidden_layer_sizes : int, array-like of int or str, default=(128, 128)
+        Units of each hidden layer; () is a linear model. "128-128" is the same as text, for
+        searches whose storage keeps text and numbers alone.
     activation : {"identity", "logistic", "tanh", "relu", "gelu", "silu"}, default="relu"
         Activation of the hidden layers.
     batch_norm : bool, default=True
@@ -36,6 +37,11 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         Strength of the penalty ``l2 / 2 * ||theta||^2``, whose gradient is l2 * theta
         (torch's ``weight_decay``); it does not depend on the batch size. A mapping gives
         each role its own strength, and `l2_targets` is not consulted.
+    l2_budget : float or None, default=None
+        The penalty as a decay budget D, in place of `l2`: `fit` takes the strength whose sum of
+        lr * l2 over all planned steps is D, the e-folds by which decay alone would shrink a
+        parameter. So a search tunes learning rate and penalty apart. Not with Adam and
+        ``l2_mode="loss"``, where D does not exist.
     l2_targets : {"weights", "weights+gamma+beta", "all", "none"} or tuple of roles, default="weights"
         What `l2` penalises. The roles are "hidden_weights", "output_weights" (together
         "weights"), "biases", "gamma" and "beta". A role that the network lacks is empty.
@@ -154,6 +160,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         batch_norm=True,
         dropout=0.0,
         l2=1.0,
+        l2_budget=None,
         l2_targets="weights",
         l2_mode="decoupled",
         solver="adam",
@@ -185,6 +192,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
             batch_norm=batch_norm,
             dropout=dropout,
             l2=l2,
+            l2_budget=l2_budget,
             l2_targets=l2_targets,
             l2_mode=l2_mode,
             solver=solver,
@@ -364,8 +372,9 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
 
     Parameters
     ----------
-    hidden_layer_sizes : int or array-like of int, default=(128, 128)
-        Units of each hidden layer; () is a linear model.
+    hidden_layer_sizes : int, array-like of int or str, default=(128, 128)
+        Units of each hidden layer; () is a linear model. "128-128" is the same as text, for
+        searches whose storage keeps text and numbers alone.
     activation : {"identity", "logistic", "tanh", "relu", "gelu", "silu"}, default="relu"
         Activation of the hidden layers.
     batch_norm : bool, default=True
@@ -378,6 +387,11 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
         Strength of the penalty ``l2 / 2 * ||theta||^2``, whose gradient is l2 * theta
         (torch's ``weight_decay``); it does not depend on the batch size. A mapping gives
         each role its own strength, and `l2_targets` is not consulted.
+    l2_budget : float or None, default=None
+        The penalty as a decay budget D, in place of `l2`: `fit` takes the strength whose sum of
+        lr * l2 over all planned steps is D, the e-folds by which decay alone would shrink a
+        parameter. So a search tunes learning rate and penalty apart. Not with Adam and
+        ``l2_mode="loss"``, where D does not exist.
     l2_targets : {"weights", "weights+gamma+beta", "all", "none"} or tuple of roles, default="weights"
         What `l2` penalises. The roles are "hidden_weights", "output_weights" (together
         "weights"), "biases", "gamma" and "beta". A role that the network lacks is empty.

@@ -63,6 +63,7 @@ class Evaluation:
     def __init__(self, search, X, y, splits, scorer, fit_params, score_params):
         self.search, self.X, self.y, self.splits, self.scorer = search, X, y, splits, scorer
         self.fit_params, self.score_params = fit_params, score_params
+        self._fronts = {}  # of the last call of `run_here`
 
     def run(self, candidates, context):
         """Return a result for each candidate and fold, as scikit-learn has them, and each candidate's number of folds.
@@ -83,6 +84,53 @@ class Evaluation:
             results += own + [_mean(own)] * (n_splits - len(own))
             n_scored.append(len(own))
         return results, n_scored
+
+    def run_here(self, candidates, splits=None, on_epoch_end=None):
+        """Train candidates in this process, each in one stack with all of its folds.
+
+        Parameters
+        ----------
+        candidates : list of dict
+        splits : list of int or None
+            Folds to run, by number; None is all.
+        on_epoch_end : callable or None
+            ``on_epoch_end(epoch, scores)`` after every epoch of a stack; `scores` has, for each
+            candidate that a stack can take and that is training now, minus its mean loss on the
+            test rows of each fold, nan for a fold that is not training now. It may return
+            candidates to stop.
+
+        Returns
+        -------
+        list of list of dict
+            For each candidate the results of its folds. One that was stopped is scored as it was.
+        """
+        n_splits = len(self.splits)
+        splits = range(n_splits) if splits is None else splits
+        units = self._units(candidates, None)
+        wanted = [u for u, unit in enumerate(units) if unit.split in splits]
+        found, fronts = {}, {}
+        for group in self._groups(units, wanted).values():
+            size = max(1, self._units_at_once(units[group[0]].network) // len(splits)) * len(splits)
+            for start in range(0, len(group), size):
+                part = group[start : start + size]
+                if units[part[0]].network is None:
+                    _, (found[part[0]],) = _run(part, partial(_fit_and_score, **self._arguments(units[part[0]])))
+                    continue
+                for u in part:
+                    key = units[u].front
+                    if key not in fronts:
+                        fronts[key] = self._fronts.get(key) or _Front(self, units[u], len(candidates))
+                keys = list(dict.fromkeys(units[u].front for u in part))
+                members = [(units[u].network, keys.index(units[u].front), None) for u in part]
+                hook = (
+                    None if on_epoch_end is None else _of_candidates(on_epoch_end, [units[u] for u in part], n_splits)
+                )
+                results = _fit_and_score_stack(
+                    members, self.search, self.scorer, *(fronts[key] for key in keys), on_epoch_end=hook
+                )
+                found.update(zip(part, results, strict=True))
+        self._fronts = fronts
+        return [[found[c * n_splits + split] for split in splits] for c in range(len(candidates))]
 
     def _race(self, units, n_candidates):
         """Run all candidates on the first fold, the best third on the second, the best ninth on the others."""
@@ -145,7 +193,7 @@ class Evaluation:
         units = []
         for candidate, params in enumerate(candidates):
             estimator = candidate_of(self.search.estimator, params)
-            network, path = _network(estimator)
+            network, path = network_in(estimator)
             network = network if _can_stack(estimator, network) else None
             before = tuple(
                 (name, value if isinstance(value, Number | str) else (id(value),))
@@ -159,13 +207,8 @@ class Evaluation:
 
     def _plan(self, units, wanted, n_jobs):
         """Divide the units into parts, a job each: of equal structure, fold by fold."""
-        groups = {}
-        for u in wanted:
-            unit = units[u]
-            key = u if unit.network is None else tuple(str(getattr(unit.network, name)) for name in STRUCTURAL)
-            groups.setdefault(key, []).append(u)
         parts = []
-        for group in groups.values():
+        for group in self._groups(units, wanted).values():
             group.sort(key=lambda u: units[u].split)
             size = self._units_at_once(units[group[0]].network)
             if self.search.stack_size is None:
@@ -174,6 +217,15 @@ class Evaluation:
             else:
                 parts += [group[start : start + size] for start in range(0, len(group), size)]
         return parts
+
+    def _groups(self, units, wanted):
+        """Return the units that can share a stack, by what they have in common."""
+        groups = {}
+        for u in wanted:
+            network = units[u].network
+            key = u if network is None else tuple(str(getattr(network, name)) for name in STRUCTURAL)
+            groups.setdefault(key, []).append(u)
+        return groups
 
     def _units_at_once(self, network):
         if network is None:
@@ -285,6 +337,10 @@ class _Front:
             self.error = error, format_exc()
         self.seconds = (time.perf_counter() - start) / n_units
 
+    def monitor(self):
+        """Return X and y of the test rows as the network is given them."""
+        return _at_network(self.estimator, *self.test[:2])
+
 
 def _same(value):
     return value
@@ -296,12 +352,33 @@ def _run(part, function, *args):
         results = function(*args)
     except Exception as error:
         return part, error
-    return part, results if isinstance(results, list) else [results]
+    return part, results if isinstance(results, list) else [results | {"n_iter": 0}]
 
 
-def _fit_and_score_stack(members, search, scorer, *fronts):
-    """Train the networks of a part together, then complete and score each estimator."""
+def _of_candidates(on_epoch_end, units, n_splits):
+    """Return a hook of a stack's members that calls one of candidates."""
+
+    def call(epoch, scores):
+        by_candidate = {}
+        for unit, score in zip(units, scores, strict=True):
+            if not np.isnan(score):
+                by_candidate.setdefault(unit.candidate, np.full(n_splits, np.nan))[unit.split] = score
+        stopped = on_epoch_end(epoch, by_candidate) or ()
+        return [m for m, unit in enumerate(units) if unit.candidate in stopped]
+
+    return call
+
+
+def _fit_and_score_stack(members, search, scorer, *fronts, on_epoch_end=None):
+    """Train the networks of a part together, then complete and score each estimator.
+
+    With `on_epoch_end`, which is given a score for each member, all are in one stack.
+    """
     start = time.perf_counter()
+    for front in fronts:
+        if not front.error:
+            _transform_once(front.estimator)
+    monitors = {} if on_epoch_end is None else {f: front.monitor() for f, front in enumerate(fronts) if not front.error}
     tasks, errors, tables = {}, {}, {}
     networks = [clone(network) for network, _, _ in members]
     for i, (network, (_, f, context)) in enumerate(zip(networks, members, strict=True)):
@@ -310,24 +387,30 @@ def _fit_and_score_stack(members, search, scorer, *fronts):
         try:
             if fronts[f].error:
                 raise fronts[f].error[0]
-            tasks[i] = make_task(network, *fronts[f].fit, tables)
+            tasks[i] = make_task(network, *fronts[f].fit, tables, monitor=monitors.get(f))
         except Exception:
             if search.error_score == "raise":
                 raise
             errors[i] = fronts[f].error[1] if fronts[f].error else format_exc()
-    for t in train_tasks(list(tasks.values()), search.stack_size):
+    trained = list(tasks)
+
+    def hook(epoch, scores):
+        by_member = np.full(len(members), np.nan)
+        by_member[trained] = scores
+        return [trained.index(i) for i in on_epoch_end(epoch, by_member) if i in tasks]
+
+    hooked = {} if on_epoch_end is None else {"stack_size": 2**31, "on_epoch_end": hook}
+    for t in train_tasks(list(tasks.values()), **{"stack_size": search.stack_size, **hooked}):
         if search.error_score == "raise":
             raise ValueError(DIVERGED)
-        errors[list(tasks)[t]] = f"ValueError: {DIVERGED}"
+        errors[trained[t]] = f"ValueError: {DIVERGED}"
     seconds = (time.perf_counter() - start) / len(members)
-    for front in fronts:
-        if not front.error:
-            _transform_once(front.estimator)
 
     results = []
     for i, (network, (_, f, context)) in enumerate(zip(networks, members, strict=True)):
         start, front = time.perf_counter(), fronts[f]
         result = {"fit_error": errors.get(i), "fit_time": seconds + front.seconds, "score_time": 0.0}
+        result["n_iter"] = 0 if i in errors else network.n_iter_
         rows = {"test_scores": front.test} | ({"train_scores": front.train} if front.train else {})
         if i in errors:
             result |= dict.fromkeys(rows)
@@ -371,7 +454,7 @@ def candidate_of(estimator, params):
     return clone(estimator).set_params(**clone(params, safe=False))
 
 
-def _network(estimator):
+def network_in(estimator):
     """Return the network at the end of an estimator, or None, and the name of the parameter that it is."""
     if isinstance(estimator, Pipeline):
         name, inner = estimator.steps[-1]
@@ -379,7 +462,7 @@ def _network(estimator):
         name, inner = "regressor", estimator.regressor
     else:
         return (estimator if isinstance(estimator, BaseBNMLP) else None), ""
-    network, path = _network(inner)
+    network, path = network_in(inner)
     return network, f"{name}__{path}" if path else name
 
 
@@ -396,6 +479,17 @@ def _can_stack(estimator, network):
     except ValueError:
         return False
     return not hasattr(network, "_skl_callbacks")
+
+
+def _at_network(estimator, X, y):
+    """Return rows as a fitted estimator gives them to the network at its end."""
+    if isinstance(estimator, Pipeline):
+        return _at_network(estimator.steps[-1][1], estimator[:-1].transform(X) if len(estimator) > 1 else X, y)
+    if isinstance(estimator, TransformedTargetRegressor):
+        columns = np.asarray(y).reshape(len(y), -1)
+        y = estimator.transformer_.transform(columns)
+        return _at_network(estimator.regressor_, X, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y)
+    return X, y
 
 
 def _with_network(estimator, network):

@@ -176,12 +176,26 @@ def _check_rows(rows: Sequence[Any], i: int, n: int, X: Any, name: str) -> np.nd
 
 
 def make_task(
-    network: Any, X: Any, y: Any, sample_weight: Any, validation: Any, tables: dict[Any, Table], **options: Any
+    network: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    validation: Any,
+    tables: dict[Any, Table],
+    *,
+    monitor: tuple[Any, Any] | None = None,
+    **options: Any,
 ) -> Task:
-    """Return a network's task; a table that an earlier task in `tables` checked is not checked or copied again."""
-    key = (id(X), network.dtype, str(network.device))
-    task = network._make_task(X, y, sample_weight, validation=validation, table=tables.get(key), **options)
-    tables[key] = task.train.table
+    """Return a network's task; a table that an earlier task in `tables` checked is not checked or copied again.
+
+    `monitor` is X and y of other rows to report on; the options are `_make_task`'s.
+    """
+    keys = [(id(table), network.dtype, str(network.device)) for table in (X, *(monitor or ())[:1])]
+    task: Task = network._make_task(X, y, sample_weight, validation=validation, table=tables.get(keys[0]), **options)
+    tables[keys[0]] = task.train.table
+    if monitor is not None:
+        task.monitor = network._monitor_rows(*monitor, tables.get(keys[1]))
+        tables[keys[1]] = task.monitor.table
     return task
 
 

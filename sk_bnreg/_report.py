@@ -1,6 +1,7 @@
 """Reports: a comparison, or a survey, as one HTML page that needs nothing else."""
 
 import re
+import warnings
 from io import StringIO
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def write_report(comparison, path, about):
         best_against=_is_best_against(comparison),
         comparison=comparison,
         figures=_figures(comparison, network),
+        study=None if comparison.study is None else _study(comparison.study),
         headline=_headline(comparison),
         interaction=comparison.interaction() if with_interaction else None,
         params={} if network is None else _params(network),
@@ -92,14 +94,14 @@ def write_survey(survey, path, about):
     with mpl.rc_context(_STYLE):
         figures = [
             {
-                "svg": _svg(SurveyDisplay.from_survey(survey), "questions"),
+                "svg": _svg(SurveyDisplay.from_survey(survey).figure_, "questions"),
                 "question": "What do the tables say of each question?",
                 "reading": "A dot is a table: the mean score of the first scheme less that of the second. Diamonds are "
                 "medians over tables. Differences in the shaded region do not matter.",
                 "wide": True,
             },
             {
-                "svg": _svg(CriticalDifferenceDisplay.from_scores(survey.scores()), "ranks"),
+                "svg": _svg(CriticalDifferenceDisplay.from_scores(survey.scores()).figure_, "ranks"),
                 "question": "Which schemes differ over these tables?",
                 "reading": "Mean ranks, the best on the left. A bar joins the schemes under its dots, of which no two "
                 "differ by Wilcoxon's signed-rank test, adjusted by Holm's method for all pairs.",
@@ -165,14 +167,14 @@ def _figures(comparison, network):
     with mpl.rc_context(_STYLE):
         figures = [
             {
-                "svg": _svg(SchemeComparisonDisplay.from_comparison(comparison), "schemes"),
+                "svg": _svg(SchemeComparisonDisplay.from_comparison(comparison).figure_, "schemes"),
                 "question": f"How far is each scheme from {comparison.best_scheme}?",
                 "reading": f"Large dots are mean differences in {comparison.metric}, lines their corrected 95 % "
                 f"intervals, small dots single folds ({n_folds}), numbers mean scores. Differences in the shaded "
                 "region do not matter. The table of schemes has the figures.",
             },
             {
-                "svg": _svg(PosteriorDisplay.from_comparison(comparison), "posteriors"),
+                "svg": _svg(PosteriorDisplay.from_comparison(comparison).figure_, "posteriors"),
                 "question": "How probable is each answer?",
                 "reading": "Each curve is the posterior density of a mean difference, scaled to its peak. Its parts "
                 "left of, within and right of the shaded region are the probabilities of worse, same and better. "
@@ -192,12 +194,14 @@ def _figures(comparison, network):
                 reading += " Schemes without L2 are horizontal lines; all their candidates are learning rates."
             question = f"Which {name} was best, once the learning rate had been chosen for it?"
             data = display.frame()
-            figures.append({"svg": _svg(display, strength), "question": question, "reading": reading, "data": data})
+            figures.append(
+                {"svg": _svg(display.figure_, strength), "question": question, "reading": reading, "data": data}
+            )
         if network is not None:
             display = LearningCurvesDisplay.from_estimators({"best model": network})
             figures.append(
                 {
-                    "svg": _svg(display, "curves"),
+                    "svg": _svg(display.figure_, "curves"),
                     "question": "Did the best model train long enough, and did it overfit?",
                     "reading": "Loss per epoch in training, and in validation where early stopping watched it; the "
                     "large dot marks the epoch whose weights were kept.",
@@ -207,25 +211,75 @@ def _figures(comparison, network):
     return figures
 
 
+def _study(study):
+    """Return how an Optuna study's trials ended, and Optuna's own figures of it."""
+    import matplotlib as mpl
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
+
+    states = [trial.state.name.lower() for trial in study.trials if trial.state.is_finished()]
+    values = [trial.value for trial in study.trials if trial.state.name == "COMPLETE"]
+    plots = {
+        plot_optimization_history: (
+            "Did the study still improve?",
+            "The objective of each complete trial in their order, and the best so far.",
+        )
+    }
+    if np.ptp(values) > 0:
+        plots[plot_param_importances] = (
+            "Which parameters mattered?",
+            "The share of the variance of the objective, over the whole search space, that each parameter explains "
+            "(fANOVA, over the complete trials).",
+        )
+    figures = []
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        for plot, (question, reading) in plots.items():
+            figure = plot(study).figure
+            _recolour(figure)
+            svg = _svg(figure, plot.__name__)
+            figures.append({"svg": svg, "question": question, "reading": reading, "wide": True})
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "fail") if state in states)
+    return {"name": study.study_name, "counts": counts, "best": study.best_trial, "figures": figures}
+
+
+def _recolour(figure):
+    """Give a figure that another library drew the page's background and colour of text."""
+    from matplotlib.text import Text
+
+    figure.set_size_inches(8, 4)
+    for text in figure.findobj(Text):
+        text.set_color(_INK)
+    for axes in figure.axes:
+        axes.set_facecolor("none")
+        axes.set_title("")
+        axes.set_title("", loc="left")
+        if axes.get_legend():
+            axes.get_legend().get_frame().set(facecolor="none", edgecolor="none")
+        axes.grid(color=_INK, alpha=0.15)
+        axes.tick_params(color=_INK)
+    figure.tight_layout()
+
+
 def _has_path(tuning, strength):
     return tuning["budget"].isna().any() if strength == "l2" else (tuning["budget"] > 0).any()
 
 
-def _svg(display, name):
-    """Return a display as SVG that stands in a page: its colour of text, its font, ids of its own, no style."""
+def _svg(figure, name):
+    """Return a figure as SVG that stands in a page: its colour of text, its font, ids of its own, no style."""
     from markupsafe import Markup
     from matplotlib import pyplot as plt
 
     file = StringIO()
-    display.figure_.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
-    plt.close(display.figure_)
+    figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
+    plt.close(figure)
     svg = file.getvalue()
     svg = svg[svg.index("<g ") : svg.rindex("</svg>")]  # within are drawings alone, the names in them escaped
     svg = re.sub(
         r' id="(figure|axes|patch|text|line2d|\w*Collection|matplotlib\.axis|xtick|ytick|legend)_\d+"', "", svg
     )
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\1{name}-", svg)
-    width, height = (72 * inches for inches in display.figure_.get_size_inches())
+    width, height = (72 * inches for inches in figure.get_size_inches())
     return Markup(f'viewBox="0 0 {width:g} {height:g}">{svg.replace(_INK, "currentColor")}</svg>')
 
 

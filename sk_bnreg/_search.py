@@ -18,8 +18,8 @@ from sk_bnreg._evaluation import Evaluation, candidate_of
 OWN_CONSTRAINTS = {"stack_size": [None, Interval(Integral, 1, None, closed="left")], "racing": ["boolean"]}
 
 
-class _StackedSearch(BaseSearchCV):
-    """`fit` for both searches: as scikit-learn's, but for who is trained with whom."""
+class StackedSearch(BaseSearchCV):
+    """`fit` for all searches: as scikit-learn's, but for who is trained with whom."""
 
     @with_callbacks
     def fit(self, X, y=None, **params):
@@ -56,7 +56,27 @@ class _StackedSearch(BaseSearchCV):
         if len(splits) != self.n_splits_:
             raise ValueError(f"cv announced {self.n_splits_} splits and made {len(splits)}.")
         evaluation = Evaluation(self, X, y, splits, scorer, routed.estimator.fit, routed.scorer.score)
-        tried, scores, more, results = [], [], {}, {}
+        results, first_scores = self._evaluate(evaluation, refit_metric, context)
+        self.multimetric_ = isinstance(first_scores, dict)
+        if callable(self.scoring) and self.multimetric_:
+            self._check_refit_for_multimetric(first_scores)
+            refit_metric = self.refit
+        if self.refit or not self.multimetric_:
+            self.best_index_ = self._select_best_index(self.refit, refit_metric, results)
+            if not callable(self.refit):
+                self.best_score_ = results[f"mean_test_{refit_metric}"][self.best_index_]
+            self.best_params_ = results["params"][self.best_index_]
+        if self.refit:
+            self._refit(about, routed.estimator.fit, context)
+        self.scorer_ = getattr(scorer, "_scorers", scorer)
+        self.cv_results_ = results
+        context.call_on_fit_task_end(**about)
+        return self
+
+    def _evaluate(self, evaluation, refit_metric, context):
+        """Run all candidates; return `cv_results_` and one fold's test scores."""
+        del refit_metric
+        tried, scores, more, results, splits = [], [], {}, {}, evaluation.splits
 
         def evaluate_candidates(candidates, more_results=None, callback_ctx=None):
             nonlocal results
@@ -74,28 +94,15 @@ class _StackedSearch(BaseSearchCV):
             return results
 
         self._run_search(evaluate_candidates, callback_ctx=context)
-        self.multimetric_ = isinstance(scores[0]["test_scores"], dict)
-        if callable(self.scoring) and self.multimetric_:
-            self._check_refit_for_multimetric(scores[0]["test_scores"])
-            refit_metric = self.refit
-        if self.refit or not self.multimetric_:
-            self.best_index_ = self._select_best_index(self.refit, refit_metric, results)
-            if not callable(self.refit):
-                self.best_score_ = results[f"mean_test_{refit_metric}"][self.best_index_]
-            self.best_params_ = results["params"][self.best_index_]
-        if self.refit:
-            self._refit(about, routed.estimator.fit, context)
-        self.scorer_ = getattr(scorer, "_scorers", scorer)
-        self.cv_results_ = results
-        context.call_on_fit_task_end(**about)
-        return self
+        return results, scores[0]["test_scores"]
 
     def _format_results(self, candidate_params, n_splits, out, more_results=None):
-        """Format as scikit-learn does; then blank the folds that racing spared and rank who ran fewer behind."""
+        """Format as scikit-learn does; then blank the folds that were spared and rank behind who was stopped."""
         results = super()._format_results(candidate_params, n_splits, out, more_results)
-        if not self.racing:
+        if "n_splits_scored" not in results:
             return results
-        n_scored = results["n_splits_scored"]
+        n_scored = np.asarray(results["n_splits_scored"])
+        behind = np.isfinite(results.get("stopped_epoch", np.full(len(n_scored), np.nan)))
         for mean in [name for name in results if name.startswith(("mean_test", "mean_train"))]:
             name = mean.removeprefix("mean_")
             columns = [f"split{split}_{name}" for split in range(n_splits)]
@@ -105,7 +112,7 @@ class _StackedSearch(BaseSearchCV):
                 zip(columns, np.where(np.arange(n_splits)[:, None] < n_scored, scores.T, np.nan), strict=True)
             )
             if f"rank_{name}" in results:
-                keys = np.column_stack([-n_scored, -np.nan_to_num(results[mean], nan=-np.inf)])
+                keys = np.column_stack([behind, -n_scored, -np.nan_to_num(results[mean], nan=-np.inf)])
                 _, places = np.unique(keys, axis=0, return_inverse=True)
                 results[f"rank_{name}"] = rankdata(places, method="min").astype(np.int32)
         return results
@@ -123,7 +130,7 @@ class _StackedSearch(BaseSearchCV):
         subcontext.call_on_fit_task_end(**about)
 
 
-class StackedGridSearchCV(GridSearchCV, _StackedSearch):
+class StackedGridSearchCV(GridSearchCV, StackedSearch):
     """`GridSearchCV` that trains candidates and folds together.
 
     The result is scikit-learn's: the same parameters, `cv_results_` and scores, to rounding
@@ -212,7 +219,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         self.racing = racing
 
 
-class StackedRandomizedSearchCV(RandomizedSearchCV, _StackedSearch):
+class StackedRandomizedSearchCV(RandomizedSearchCV, StackedSearch):
     """`RandomizedSearchCV` that trains candidates and folds together.
 
     See `StackedGridSearchCV` for what is trained with what.

@@ -134,6 +134,114 @@ def compare(
 
 
 @app.command()
+def tune(
+    table: Annotated[
+        str, typer.Argument(help="A .csv or .parquet file, or breast_cancer, diabetes, digits, wine.")
+    ] = "digits",
+    target: Annotated[str | None, typer.Option(help="Column to predict. [default: 'target', else the last]")] = None,
+    task: Annotated[str | None, typer.Option(help="classification or regression. [default: from the target]")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials of the study, by all workers together.")] = 64,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which no more trials are begun.")] = None,
+    space: Annotated[str, typer.Option(help="What is tuned: regularization, default or wide.")] = "default",
+    pruner: Annotated[str, typer.Option(help="none, median, halving, hyperband or wilcoxon.")] = "none",
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    scoring: Annotated[str | None, typer.Option(help="A scikit-learn score. [default: accuracy or r2]")] = None,
+    rope: Annotated[
+        float | None, typer.Option(help="Differences below it do not matter. [default: 0.01 for scores up to 1]")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="A database's URL or a journal file, which workers on any machine share. [default: a journal in --out]"
+        ),
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Name of the study in the storage. [default: the table's]")] = None,
+    heartbeat: Annotated[float, typer.Option(help="Seconds between a worker's signs of life.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="Determines folds, suggestions and networks.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Worker processes here.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.html and best_estimator.joblib.")] = None,
+) -> None:
+    """Tune a network on a table with Optuna. Started again, or elsewhere with the same storage, it goes on."""
+    import joblib
+    import torch
+    from optuna import logging, pruners
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    from sk_bnreg._comparison import SchemeComparison, default_rope, metric_name
+    from sk_bnreg._evaluation import network_in
+    from sk_bnreg._space import search_space
+    from sk_bnreg._tables import network_pipeline, read_table
+    from sk_bnreg._tuning import StackedOptunaSearchCV
+
+    kinds = {
+        "none": pruners.NopPruner,
+        "median": pruners.MedianPruner,
+        "halving": pruners.SuccessiveHalvingPruner,
+        "hyperband": pruners.HyperbandPruner,
+        "wilcoxon": pruners.WilcoxonPruner,
+    }
+    if pruner not in kinds:
+        raise ValueError(f"pruner must be one of {list(kinds)}, got {pruner!r}.")
+    rope = default_rope(scoring) if rope is None else rope
+    torch.set_num_threads(1)
+    logging.set_verbosity(logging.WARNING)
+    console = Console(markup=False, highlight=False)
+    data = read_table(table, target=target, task=task)
+    pipeline = network_pipeline(data.task)
+    _, path = network_in(pipeline)
+    pipeline.set_params(**{f"{path}__random_state": seed})
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        storage = storage or str(out / "study.journal")
+    console.print(f"{data.name}: {data.task} of '{data.target}', {len(data.X):,} rows, {data.X.shape[1]} columns")
+    splitter = StratifiedKFold if data.task == "classification" else KFold
+    search = StackedOptunaSearchCV(
+        pipeline,
+        search_space(pipeline, space),
+        n_trials=trials,
+        timeout=timeout,
+        scoring=scoring,
+        n_jobs=jobs,
+        cv=splitter(folds, shuffle=True, random_state=seed),
+        pruner=kinds[pruner](),
+        storage=storage,
+        study_name=study or data.name,
+        load_if_exists=True,
+        heartbeat_interval=heartbeat,
+        show_progress_bar=True,
+        random_state=seed,
+    )
+    try:
+        search.fit(data.X, data.y)
+    except KeyboardInterrupt:
+        console.print(
+            f"\nStopped. The study is in {storage}; the same command goes on from there."
+            if storage
+            else "\nStopped. Nothing was kept; with --out a study goes on where it was stopped."
+        )
+        raise typer.Exit(130) from None
+    states = [trial.state.name for trial in search.study_.trials]
+    metric = metric_name(pipeline, scoring)
+    console.print(
+        f"best mean {metric} of {folds} folds: {search.best_score_:.4f}, in trial {search.study_.best_trial.number} "
+        f"({states.count('COMPLETE')} complete, {states.count('PRUNED')} pruned, {states.count('FAIL')} failed)"
+    )
+    for name, value in search.best_params_.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        console.print(f"  {name.removeprefix(path + '__')} = {shown}")
+    if out:
+        joblib.dump(search.best_estimator_, out / "best_estimator.joblib")
+        comparison = SchemeComparison.from_study(
+            search.study_, estimator=pipeline, rope=rope, metric=metric, best_estimator=search.best_estimator_
+        )
+        about = {"table": data.name, "task": data.task, "target": data.target, "command": shlex.join(_arguments())}
+        comparison.report(out / "report.html", **about, model=str(out / "best_estimator.joblib"))
+        console.print(f"\nSaved {out}/report.html and {out}/best_estimator.joblib.")
+    if storage:
+        console.print(f"To look around in the study: optuna-dashboard {storage}")
+
+
+@app.command()
 def survey(
     folder: Annotated[Path, typer.Argument(help="A folder of .csv and .parquet files.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; a survey that was stopped goes on from there.")],
