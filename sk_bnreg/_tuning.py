@@ -22,6 +22,7 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
+from sk_bnreg._evaluation import candidate_of
 from sk_bnreg._search import OWN_CONSTRAINTS, StackedSearch
 from sk_bnreg._space import suggest
 from sk_bnreg._trials import TrialQueue, open_storage
@@ -211,7 +212,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
                 study.add_trials(trials)
         self.study_ = study
         task.call_on_fit_task_end(estimator=self)
-        return self._results(study, len(evaluation.splits), refit_metric)
+        return self._results(study, evaluation, refit_metric)
 
     def _check_space(self):
         if self.n_trials is None and self.timeout is None:
@@ -248,13 +249,16 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             study.set_user_attr("rows_and_folds", rows)
         return study
 
-    def _results(self, study, n_splits, refit_metric):
+    def _results(self, study, evaluation, refit_metric):
+        n_splits = len(evaluation.splits)
         trials = [trial for trial in study.get_trials(deepcopy=False) if "n_iter" in trial.user_attrs]
         if not any(trial.state == TrialState.COMPLETE for trial in trials):
-            reasons = {trial.user_attrs["error"] for trial in study.trials if "error" in trial.user_attrs}
-            raise ValueError(
-                f"No trial was completed, so there is no best one. {' '.join(sorted(reasons)) or 'Give it more time.'}"
-            )
+            failed = [trial for trial in study.trials if "error" in trial.user_attrs]
+            if failed:  # let the estimator say what is wrong
+                candidate = candidate_of(self.estimator, failed[0].params)
+                candidate.fit(evaluation.X, evaluation.y, **evaluation.fit_params)
+            reason = failed[0].user_attrs["error"] if failed else "Give it more time, or prune less."
+            raise ValueError(f"No trial was completed, so there is no best one. {reason}")
         prefix = "split0_test_"
         metrics = [name.removeprefix(prefix) for name in trials[0].user_attrs if name.startswith(prefix)]
         multimetric = metrics != [refit_metric] or refit_metric != "score"
@@ -402,7 +406,7 @@ class _Worker:
     def _tell_scores(self, queue, asked, results, stopped_epoch):
         failed = [result["fit_error"] for result in results if result["fit_error"]]
         if failed:
-            reason = failed[0].strip().splitlines()[-1]
+            reason = _message(failed[0])
             warnings.warn(
                 f"{len(failed)} of {len(results)} fits of trial {asked.trial.number} failed, and count as "
                 f"{self.search.error_score}. {reason}",
@@ -429,6 +433,14 @@ class _Worker:
         pruned = stopped_epoch is not None or len(results) < len(self.evaluation.splits)
         state = TrialState.PRUNED if pruned else TrialState.FAIL if np.isnan(score) else TrialState.COMPLETE
         queue.finish(asked.trial, score if state == TrialState.COMPLETE else None, state)
+
+
+def _message(traceback):
+    """Return the error of a traceback: what follows the lines of its last frame."""
+    lines = traceback.strip().splitlines()
+    last_frame = max((i for i, line in enumerate(lines) if line.startswith('  File "')), default=-1)
+    start = next(i for i, line in enumerate(lines) if i > last_frame and not line.startswith(" "))
+    return "\n".join(lines[start:])
 
 
 class _progress_bar:

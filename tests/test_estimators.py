@@ -509,3 +509,29 @@ def test_global_state_is_left_alone(table, small):
     assert torch_state.equal(torch.get_rng_state())
     assert torch.get_num_threads() == threads
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("params", [{}, {"solver": "sgd", "l2_mode": "loss"}, {"learning_rate": "constant"}])
+def test_l2_budget_is_what_the_report_finds(params):
+    """Also where early stopping takes rows, and rows of weight zero do not count."""
+    X, y = make_classification(301, 5, random_state=0)
+    net = BNMLPClassifier((8,), batch_size=32, max_iter=7, random_state=0, l2_budget=0.7, l2_targets="all", **params)
+    weight = np.where(np.arange(301) % 3, 1.0, 0.0)
+    for stopping in (False, True):
+        net.set_params(early_stopping=stopping, n_iter_no_change=np.inf).fit(X, y, sample_weight=weight)
+        last_epoch = net.net_.records_[0].budgets[-1]
+        assert list(last_epoch.values()) == pytest.approx([0.7] * 5)
+
+
+def test_layer_sizes_as_text():
+    X, y = make_classification(60, 5, random_state=0)
+    text, numbers = (BNMLPClassifier(sizes, max_iter=2, random_state=0).fit(X, y) for sizes in ("8-4", (8, 4)))
+    np.testing.assert_array_equal(text.predict_proba(X), numbers.predict_proba(X))
+    for sizes in ("8,4", "8-", "", "-8"):
+        with pytest.raises(ValueError, match="hidden_layer_sizes must be integers > 0"):
+            BNMLPClassifier(sizes).fit(X, y)
+
+
+def test_l2_budget_where_there_is_none():
+    with pytest.raises(ValueError, match="for a decay budget to exist, got 'loss' with 'adam'"):
+        BNMLPClassifier(l2_mode="loss", l2_budget=1.0).fit(*make_classification(random_state=0))
