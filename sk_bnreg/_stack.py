@@ -397,24 +397,32 @@ class Dropout:
         generators: Sequence[torch.Generator],
         dtype: torch.dtype,
     ):
-        self.rates, self.units, self.generators, self.dtype = rates, units, generators, dtype
+        self.rates, self.units, self.generators = rates, units, generators
+        n_kept = [2**16 if rate == 0 else min(round((1 - rate) * 2**16), 2**16 - 1) for rate in rates]
+        device = generators[0].device
+        self._n_kept = torch.tensor(n_kept, dtype=dtype, device=device)[:, None, None]
+        self._bits = torch.zeros((len(rates), 0), dtype=torch.int64, device=device)
 
     def draw(self, n_rows: int, weight: Tensor | None) -> tuple[Tensor, ...]:
         """Return a mask per hidden layer, ``(M, H, B)``, with mean one.
 
         Rows of weight zero pad a batch and take no draws, so that a member's masks do
-        not depend on the others' number of rows. A unit is kept by 16 random bits, which are
-        five times as fast to draw as `torch.bernoulli`.
+        not depend on the others' number of rows. A unit is kept if 16 random bits are below a
+        threshold, which is many times as fast as `torch.bernoulli`.
         """
-        n_units = sum(self.units)
-        counts = [n_rows] * len(self.rates) if weight is None else weight.count_nonzero(1).tolist()
-        device = self.generators[0].device
-        mask = torch.ones((len(counts), n_units, n_rows), dtype=self.dtype, device=device)
-        n_kept = [2**16 if rate == 0 else min(round((1 - rate) * 2**16), 2**16 - 1) for rate in self.rates]
-        for units, rate, kept, generator, count in zip(mask, self.rates, n_kept, self.generators, counts, strict=True):
+        n_members, n_units = len(self.rates), sum(self.units)
+        counts = [n_rows] * n_members if weight is None else weight.count_nonzero(1).tolist()
+        n_words = -(-n_units * n_rows // 4)
+        if self._bits.shape[1] < n_words:
+            self._bits = self._bits.new_zeros(n_members, n_words)
+        for words, rate, generator, count in zip(self._bits, self.rates, self.generators, counts, strict=True):
             if rate > 0:
-                bits = torch.empty(-(-n_units * count // 4), dtype=torch.int64, device=device)
-                draws = bits.random_(-(2**63), None, generator=generator).view(torch.int16)
-                units[:, :count] = draws[: n_units * count].view(n_units, count) < kept - 2**15
-        mask *= 2**16 / torch.tensor(n_kept, dtype=self.dtype, device=device)[:, None, None]
+                words[: -(-n_units * count // 4)].random_(-(2**63), None, generator=generator)
+        draws = self._bits.view(torch.int16)[:, : n_units * n_rows].view(n_members, n_units, n_rows)
+        if min(counts) < n_rows:
+            flat, draws = draws.flatten(1), torch.zeros_like(draws, memory_format=torch.contiguous_format)
+            for m, count in enumerate(counts):
+                draws[m, :, :count] = flat[m, : n_units * count].view(n_units, count)
+        # 1 where a draw is below the threshold, else 0, without booleans, which torch converts slowly
+        mask = (self._n_kept - 2**15).sub(draws.to(self._n_kept.dtype)).clamp_(0, 1).mul_(2**16 / self._n_kept)
         return mask.split(list(self.units), dim=1)
