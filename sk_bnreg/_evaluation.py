@@ -110,12 +110,13 @@ class Evaluation:
         wanted = [u for u, unit in enumerate(units) if unit.split in splits]
         found, fronts = {}, {}
         for group in self._groups(units, wanted).values():
-            size = max(1, self._units_at_once(units[group[0]].network) // len(splits)) * len(splits)
-            for start in range(0, len(group), size):
-                part = group[start : start + size]
-                if units[part[0]].network is None:
-                    _, (found[part[0]],) = _run(part, partial(_fit_and_score, **self._arguments(units[part[0]])))
-                    continue
+            network = units[group[0]].network
+            if network is None:
+                found[group[0]] = _fit_and_score(**self._arguments(units[group[0]])) | {"n_iter": 0}
+                continue
+            n_parts = -(-len(group) // max(len(splits), self._units_at_once(network)))
+            for part in np.array_split(np.reshape(group, (-1, len(splits))), n_parts):
+                part = part.ravel().tolist()
                 for u in part:
                     key = units[u].front
                     if key not in fronts:

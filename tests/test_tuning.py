@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_classification, make_regression
 from sklearn.exceptions import FitFailedWarning
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -374,6 +375,14 @@ def test_a_study_over_batch_norm_and_l2_is_compared_by_schemes(classes):
         of_scheme = [t.value for t in fitted.study_.trials if (t.params["l2_targets"] == "none") == (name in no_l2)
                      and t.params["batch_norm"] == ("bn" in name)]  # fmt: skip
         assert any(rows["score"].mean() == pytest.approx(score) for score in of_scheme)
+
+
+def test_a_model_that_no_stack_can_take_is_fitted_by_itself(classes):
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    space = {"logisticregression__C": FloatDistribution(1e-3, 1e3, log=True)}
+    fitted = search(model, space, pruner=MedianPruner()).fit(*classes)
+    assert states(fitted) == ["COMPLETE"] * 6
+    assert_scores_are_those_of_plain_cross_validation(fitted, *classes)
 
 
 def test_search_spaces_say_what_they_need(classes):
