@@ -13,14 +13,30 @@ import pytest
 from sklearn.datasets import load_diabetes
 
 from sk_bnreg._tables import read_table
+from sk_bnreg.cli import main
 
 COMMAND = [sys.executable, "-m", "sk_bnreg", "compare"]
 
 
-def run(*arguments, command="compare"):
+def run(*arguments):
     environment = {**os.environ, "COLUMNS": "120"}
-    line = [*COMMAND[:-1], command, *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, env=environment)
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Return `run` in this process, as starting another takes longer than most studies here."""
+
+    def call(*arguments, command="compare"):
+        monkeypatch.setattr(sys, "argv", ["sk-bnreg", command, *map(str, arguments)])
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own
+        monkeypatch.setenv("COLUMNS", "120")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return subprocess.CompletedProcess(sys.argv, stop.value.code, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture
@@ -42,8 +58,9 @@ def mixed(tmp_path):
     return tmp_path
 
 
-def test_compare_a_mixed_table_and_load_what_it_saved(mixed):
-    done = run(mixed / "mixed.csv", "--quick", "--candidates", 1, "--folds", 3, "--out", mixed / "out", "--jobs", 1)
+@pytest.mark.filterwarnings("error", "ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")  # as users see
+def test_compare_a_mixed_table_and_load_what_it_saved(mixed, call):
+    done = call(mixed / "mixed.csv", "--quick", "--candidates", 1, "--folds", 3, "--out", mixed / "out", "--jobs", 1)
     assert done.returncode == 0, done.stderr
     assert "classification of 'label', 240 rows, 4 columns" in done.stdout
     assert "--quick: fewer rows, folds and candidates" in done.stdout
@@ -63,22 +80,23 @@ def test_compare_a_mixed_table_and_load_what_it_saved(mixed):
     frame = pd.read_csv(mixed / "mixed.csv")
     assert set(model.predict(frame.drop(columns="label"))) == {"good", "bad"}
     assert results["score"].mean() > 0.6
-    again = run(mixed / "mixed.csv", "--quick", "--candidates", 1, "--folds", 3, "--out", mixed / "out")
-    assert again.returncode == 0
+    again = call(mixed / "mixed.csv", "--quick", "--candidates", 1, "--folds", 3, "--out", mixed / "out")
+    assert again.returncode == 0, again.stderr
     assert len(pd.read_parquet(mixed / "out" / "results.parquet")) == 15
 
 
-def test_task_target_scoring_and_seed_do_what_they_say(tmp_path):
+def test_task_target_scoring_and_seed_do_what_they_say(tmp_path, call):
     frame = load_diabetes(as_frame=True).frame
     frame.to_csv(tmp_path / "d.csv", index=False)
     settings = ("--candidates", 1, "--folds", 2, "--quick", "--scoring", "neg_mean_absolute_error", "--rope", 1)
-    done = run(tmp_path / "d.csv", "--target", "bmi", "--task", "regression", "--seed", 4, *settings)
+    arguments = (tmp_path / "d.csv", "--target", "bmi", "--task", "regression", "--jobs", 1, *settings)
+    done = run(*arguments, "--seed", 4)
     assert done.returncode == 0, done.stderr
     assert "regression of 'bmi', 442 rows, 10 columns" in done.stdout
     assert "neg_mean_absolute_error" in done.stdout
-    scores = [re.findall(r"(plain|bn\+l2) +(-?\d\.\d+)", out.stdout) for out in (
-        done, run(tmp_path / "d.csv", "--target", "bmi", "--task", "regression", "--seed", 4, *settings),
-        run(tmp_path / "d.csv", "--target", "bmi", "--task", "regression", "--seed", 5, *settings))]  # fmt: skip
+    outputs = (done, *(call(*arguments, "--seed", seed) for seed in (4, 5)))
+    scores = [re.findall(r"(plain|bn\+l2) +(-?\d\.\d+)", output.stdout) for output in outputs]
+    assert [name for name, _ in scores[0]] == ["plain", "bn+l2"]
     assert scores[0] == scores[1] != scores[2]
 
 
@@ -91,15 +109,22 @@ def test_task_target_scoring_and_seed_do_what_they_say(tmp_path):
         (["digits", "--scoring", "acuracy"], "acuracy"),
     ],
 )
-def test_bad_arguments_end_in_one_sentence(arguments, message):
-    done = run(*arguments, "--quick")
+def test_bad_arguments_end_in_one_sentence(arguments, message, call):
+    done = call(*arguments, "--quick")
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_keeps_what_is_finished(mixed):
-    arguments = [mixed / "mixed.csv", "--quick", "--out", mixed / "out"]
+def test_a_process_ends_with_the_same_words_and_exit_code(call):
+    here, there = call("nowhere.csv"), run("nowhere.csv")
+    assert (there.returncode, there.stdout, there.stderr) == (here.returncode, here.stdout, here.stderr)
+    assert here.returncode == 2
+
+
+def test_ctrl_c_keeps_what_is_finished(mixed, call):
+    # two workers: with one for each of the five folds, all would be finished at once
+    arguments = [mixed / "mixed.csv", "--quick", "--jobs", 2, "--out", mixed / "out"]
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -116,7 +141,8 @@ def test_ctrl_c_keeps_what_is_finished(mixed):
     assert "the same command goes on from there" in " ".join(stdout.split())
     assert "Traceback" not in stderr
     before = pd.read_parquet(mixed / "out" / "results.parquet")
-    assert run(*arguments).returncode == 0
+    assert len(before) < 25
+    assert call(*arguments).returncode == 0
     after = pd.read_parquet(mixed / "out" / "results.parquet")
     both = after.merge(before, on=["scheme", "repeat", "fold", "seed"], suffixes=("", "_before"))
     assert len(both) == len(before)
@@ -124,25 +150,26 @@ def test_ctrl_c_keeps_what_is_finished(mixed):
     assert len(after) == 25
 
 
-def test_schemes_rates_repeats_and_seeds_reach_the_study(tmp_path):
-    few = ("wine", "--quick", "--candidates", 2, "--folds", 2, "--repeats", 2, "--seeds", 2, "--out", tmp_path)
-    done = run(*few, "--schemes", "bn, bn+l2 (loss)", "--learning-rate", "fixed")
+def test_schemes_rates_repeats_and_seeds_reach_the_study(tmp_path, call):
+    few = ("wine", "--quick", "--candidates", 2, "--folds", 2, "--repeats", 2, "--seeds", 2, "--jobs", 1)
+    few += ("--out", tmp_path)
+    done = call(*few, "--schemes", "bn, bn+l2 (loss)", "--learning-rate", "fixed")
     assert done.returncode == 0, done.stderr
     results = pd.read_parquet(tmp_path / "results.parquet")
     assert len(results) == 2 * 2 * 2 * 2
     assert set(results["scheme"]) == {"bn", "bn+l2 (loss)"}
     assert results["learning_rate_init"].nunique() == 1
     assert "learning rate 0.01 in every scheme, not tuned" in " ".join(done.stdout.split())
-    done = run(*few, "--schemes", "bm")
+    done = call(*few, "--schemes", "bm")
     assert done.returncode == 2
     assert "schemes must be a mapping of names to parameters, or names from" in " ".join(done.stderr.split())
 
 
-def test_survey_of_a_folder(mixed):
+def test_survey_of_a_folder(mixed, call):
     (mixed / "mixed.csv").unlink()
     load_diabetes(as_frame=True).frame.to_csv(mixed / "diabetes.csv", index=False)
     settings = ("--rows", 100, "--folds", 2, "--candidates", 1, "--jobs", 1)
-    done = run(mixed, "--out", mixed / "out", *settings, command="survey")
+    done = call(mixed, "--out", mixed / "out", *settings, command="survey")
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "diabetes: finished" in said

@@ -258,9 +258,8 @@ compare_schemes(net, X, y, cv=6, n_candidates=6, inner_cv=2, random_state=0, n_r
 """
 
 
-def test_killed_and_started_again_loses_no_finished_fold(tmp_path):
+def test_killed_and_started_again_loses_no_finished_fold(tmp_path, monkeypatch):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([sys.executable, "-c", STUDY, whole], check=True)
     process = subprocess.Popen([sys.executable, "-c", STUDY, killed])
     deadline = time.monotonic() + 120
     while not (killed / "results.parquet").exists() and time.monotonic() < deadline:
@@ -269,7 +268,9 @@ def test_killed_and_started_again_loses_no_finished_fold(tmp_path):
     assert process.wait() == -signal.SIGKILL
     before = pd.read_parquet(killed / "results.parquet")
     assert 5 <= len(before) < 30
-    subprocess.run([sys.executable, "-c", STUDY, killed], check=True)
+    for folder in (killed, whole):
+        monkeypatch.setattr(sys, "argv", ["-c", str(folder)])
+        exec(STUDY, {})
     after = pd.read_parquet(killed / "results.parquet")
     pd.testing.assert_frame_equal(after.iloc[: len(before)], before)
     columns = ["scheme", "fold", "learning_rate_init", "budget", "l2", "inner_score", "score"]
