@@ -16,10 +16,11 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 OWNER = "sk_bnreg:worker"
 PATIENCE = 300.0  # seconds for a server to come back
+SILENCE = 3  # heartbeats without a sign of life
 
 
 def open_storage(storage: Any) -> Any:
@@ -32,32 +33,43 @@ def open_storage(storage: Any) -> Any:
     if isinstance(storage, Path) or (isinstance(storage, str) and "://" not in storage):
         return JournalStorage(_open_journal(str(storage)))
     if isinstance(storage, str):
-        # workers that start together may all make the tables, which only one can
-        for attempt in range(3):
-            try:
-                storage = RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
-                break
-            except SQLAlchemyError:
-                if attempt == 2:
-                    raise
-                time.sleep(1)
+        storage = _open_database(storage)
     return PatientStorage(optuna.storages.get_storage(storage)) if isinstance(storage, RDBStorage) else storage
 
 
 def _open_journal(path: str) -> JournalFileBackend:
-    """Open a journal file; what a worker that died left of a line is cut off, or the next line would be lost in it."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    lock = JournalFileSymlinkLock(path)
-    backend = JournalFileBackend(path, lock_obj=lock)
-    lock.acquire()
-    try:
-        with open(path, "rb+") as file:
-            content = file.read()
-            if not content.endswith(b"\n"):
-                file.truncate(content.rfind(b"\n") + 1)
-    finally:
-        lock.release()
-    return backend
+    return JournalFileBackend(path, lock_obj=_MendingLock(path))
+
+
+class _MendingLock(JournalFileSymlinkLock):
+    """A journal's lock; what a writer that died left of a line is cut off, or the next line would be lost in it."""
+
+    def __init__(self, path: str):
+        super().__init__(path)
+        self._path = path
+
+    def acquire(self) -> bool:
+        acquired = super().acquire()
+        with open(self._path, "rb+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+        return acquired
+
+
+def _open_database(url: str) -> RDBStorage:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+            # workers that start together may all make the tables, which only one can
+            if time.monotonic() > deadline or not isinstance(error, (DBAPIError, StorageInternalError)):
+                raise ValueError(f"The storage cannot be opened. {error}") from error
+            time.sleep(1)
 
 
 class PatientStorage:
@@ -81,13 +93,9 @@ class PatientStorage:
             while True:
                 try:
                     return method(*args, **kwargs)
-                except (StorageInternalError, DBAPIError) as error:
-                    cause = error if isinstance(error, DBAPIError) else error.__cause__
-                    away = isinstance(cause, DBAPIError) and type(cause).__name__ in (
-                        "OperationalError",
-                        "InterfaceError",
-                    )
-                    if not away or time.monotonic() > deadline:
+                except (StorageInternalError, SQLAlchemyError) as error:
+                    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+                    if not _is_away(cause) or time.monotonic() > deadline:
                         raise
                     if not warned:
                         warnings.warn(
@@ -99,13 +107,19 @@ class PatientStorage:
         return patiently
 
 
+def _is_away(error: BaseException | None) -> bool:
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return lost or isinstance(error, (OperationalError, InterfaceError, PendingRollbackError))
+
+
 class TrialQueue:
     """A study's budget of trials, from which any number of workers take.
 
-    The whole budget is put into the study as waiting trials, numbered from 0: a worker takes
-    those with a number below `n_trials`, so that there are exactly so many, whoever adds what at
-    the same time. Inside a ``with`` block, a worker shows that it lives; when it falls
-    silent, the trials that it held wait again, with the parameters that they had.
+    A worker takes a trial that waits, or else adds one, and only those with a number below
+    `n_trials`: so there are exactly so many, whoever adds what at the same time. Inside a
+    ``with`` block, a worker shows that it lives; when it falls silent, the trials that it held
+    wait again, with the parameters that they had. Two workers that find them at the same moment
+    may both train one; the last that took it tells its end.
 
     Parameters
     ----------
@@ -113,7 +127,8 @@ class TrialQueue:
     n_trials : int or None
         The budget; None has no end.
     heartbeat_interval : float
-        Seconds between signs of life; after three without one a worker counts as dead.
+        Seconds between signs of life. A worker counts as dead for another after three of the
+        other's without one of its own, so that no time counts in which the storage is away.
     """
 
     def __init__(self, study: optuna.Study, n_trials: int | None, heartbeat_interval: float):
@@ -122,17 +137,13 @@ class TrialQueue:
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.shared = not isinstance(self.storage, InMemoryStorage)
         self.held: set[int] = set()
-        self._seen: dict[str, tuple[Any, float]] = {}
+        self._n_beats = 0
+        self._seen: dict[int, tuple[Any, int]] = {}
         self._left = Event()
-
-    def fill(self) -> None:
-        """Put what is missing of the budget into the study; of several that do so at once, some add one too many."""
-        while self.n_trials is not None and self.storage.get_n_trials(self.study_id) < self.n_trials:
-            self.study.add_trial(create_trial(state=TrialState.WAITING))
 
     def __enter__(self) -> "TrialQueue":
         if self.shared:
-            self._beat(0)
+            self._beat()
             self._thread = Thread(target=self._beat_on, daemon=True)
             self._thread.start()
         return self
@@ -140,73 +151,86 @@ class TrialQueue:
     def __exit__(self, *error: object) -> None:
         self._left.set()
         for trial_id in self.held:
-            self._put_back(trial_id)
+            self._put_back(trial_id, self.worker)
         if self.shared:
             self._thread.join()
 
     def claim(self, limit: int) -> Iterator[FrozenTrial]:
-        """Take waiting trials, one by one, in their order."""
+        """Take trials, one by one, in their order."""
         if self.shared:
             self._put_back_lost()
-        for _ in range(limit if self.n_trials is None else 0):
-            self.study.add_trial(create_trial(state=TrialState.WAITING))
-        n_claimed = 0
-        for trial in self.storage.get_all_trials(self.study_id, deepcopy=False, states=(TrialState.WAITING,)):
-            if n_claimed == limit:
+        for _ in range(limit):
+            trial = self._take()
+            if trial is None:
                 return
-            if self.n_trials is not None and trial.number >= self.n_trials:
-                continue
-            try:
-                if not self.storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
-                    continue
-            except UpdateFinishedTrialError:
-                continue
-            n_claimed += 1
             self.held.add(trial._trial_id)
-            if self.shared:
-                self.storage.set_trial_system_attr(trial._trial_id, OWNER, self.worker)
+            self.storage.set_trial_system_attr(trial._trial_id, OWNER, self.worker)
             yield trial
 
-    def finish(self, trial: Trial, value: float | None = None, state: TrialState | None = None) -> None:
-        """Tell a trial's end, unless another worker has taken it over."""
+    def finish(
+        self, trial: Trial, attrs: dict[str, Any], value: float | None = None, state: TrialState | None = None
+    ) -> bool:
+        """Tell a trial's user attributes and end, unless another worker has taken it over; tell whether it was ours."""
         self.held.discard(trial._trial_id)
         now = self.storage.get_trial(trial._trial_id)
-        if now.state != TrialState.RUNNING or (self.shared and now.system_attrs.get(OWNER) != self.worker):
-            return
+        if now.state != TrialState.RUNNING or now.system_attrs.get(OWNER) != self.worker:
+            return False
         with suppress(UpdateFinishedTrialError):  # it was told just before the connection broke
+            for name, attr in attrs.items():
+                trial.set_user_attr(name, attr)
             self.study.tell(trial, value, state=state)
+        return True
 
     def others_work(self) -> bool:
         """Tell whether trials of the budget wait or are with other workers."""
         states = (TrialState.RUNNING, TrialState.WAITING)
         trials = self.storage.get_all_trials(self.study_id, deepcopy=False, states=states)
-        return any((self.n_trials is None or trial.number < self.n_trials) and _is_ours(trial) for trial in trials)
+        return any(self._in_budget(trial) and _is_ours(trial) for trial in trials)
 
-    def _beat(self, n: int) -> None:
-        self.storage.set_study_system_attr(self.study_id, f"{OWNER}:{self.worker}", n)
+    def _in_budget(self, trial: FrozenTrial) -> bool:
+        return self.n_trials is None or trial.number < self.n_trials
+
+    def _take(self) -> FrozenTrial | None:
+        """Take the first trial of the budget that waits, or that can be added."""
+        while True:
+            for trial in self.storage.get_all_trials(self.study_id, deepcopy=False, states=(TrialState.WAITING,)):
+                with suppress(UpdateFinishedTrialError):
+                    if self._in_budget(trial) and self.storage.set_trial_state_values(
+                        trial._trial_id, state=TrialState.RUNNING
+                    ):
+                        return trial
+            if self.n_trials is not None and self.storage.get_n_trials(self.study_id) >= self.n_trials:
+                return None
+            self.study.add_trial(create_trial(state=TrialState.WAITING))
+
+    def _beat(self) -> None:
+        self.storage.set_study_system_attr(self.study_id, f"{OWNER}:{self.worker}", self._n_beats)
 
     def _beat_on(self) -> None:
-        n = 0
         while not self._left.wait(self.interval):
-            self._beat(n := n + 1)
+            self._beat()
+            self._n_beats += 1
 
-    def _put_back(self, trial_id: int) -> None:
-        with suppress(UpdateFinishedTrialError):
-            self.storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
+    def _put_back(self, trial_id: int, owner: str | None) -> None:
+        now = self.storage.get_trial(trial_id)
+        if now.state == TrialState.RUNNING and now.system_attrs.get(OWNER) == owner:
+            with suppress(UpdateFinishedTrialError):
+                self.storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
 
     def _put_back_lost(self) -> None:
-        """Let trials wait again whose worker has been silent, by this machine's clock, or took them and died."""
-        now = time.monotonic()
+        """Let trials wait again whose worker has been silent, or took them and died."""
         beats = self.storage.get_study_system_attrs(self.study_id)
         for trial in self.storage.get_all_trials(self.study_id, deepcopy=False, states=(TrialState.RUNNING,)):
-            if not _is_ours(trial):
+            if not _is_ours(trial) or trial._trial_id in self.held:
                 continue
             owner = trial.system_attrs.get(OWNER)
-            sign = f"{trial.number}, started {trial.datetime_start}" if owner is None else f"{OWNER}:{owner}"
-            if sign not in self._seen or self._seen[sign][0] != beats.get(sign):
-                self._seen[sign] = beats.get(sign), now
-            elif now - self._seen[sign][1] > 3 * self.interval and trial._trial_id not in self.held:
-                self._put_back(trial._trial_id)
+            # one that has just been taken may still have its last owner's name
+            sign = owner, trial.datetime_start, beats.get(f"{OWNER}:{owner}")
+            last, since = self._seen.setdefault(trial._trial_id, (sign, self._n_beats))
+            if sign != last:
+                self._seen[trial._trial_id] = sign, self._n_beats
+            elif self._n_beats - since > SILENCE:
+                self._put_back(trial._trial_id, owner)
 
 
 def _is_ours(trial: FrozenTrial) -> bool:

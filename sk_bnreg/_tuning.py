@@ -12,7 +12,8 @@ import joblib
 import numpy as np
 import optuna
 from joblib import Parallel, delayed
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage, InMemoryStorage
@@ -198,7 +199,6 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         with tempfile.TemporaryDirectory() as folder:
             shared = in_memory and n_jobs > 1
             study = self._open_study(f"{folder}/study.journal" if shared else self.storage, evaluation)
-            TrialQueue(study, self.n_trials, self.heartbeat_interval).fill()
             seed = check_random_state(self.random_state).randint(2**31)
             worker = _Worker(self, evaluation, study, refit_metric, seed)
             with _progress_bar(study, self.n_trials, self.show_progress_bar):
@@ -207,7 +207,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
                 else:
                     Parallel(n_jobs, pre_dispatch="all", batch_size=1)(delayed(worker.run)(i) for i in range(n_jobs))
             if shared:
-                trials = study.get_trials()
+                trials = study.get_trials()[: self.n_trials]
                 study = self._open_study(None, evaluation)
                 study.add_trials(trials)
         self.study_ = study
@@ -251,7 +251,11 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
 
     def _results(self, study, evaluation, refit_metric):
         n_splits = len(evaluation.splits)
-        trials = [trial for trial in study.get_trials(deepcopy=False) if "n_iter" in trial.user_attrs]
+        trials = [
+            trial
+            for trial in study.get_trials(deepcopy=False)
+            if trial.state.is_finished() and "n_iter" in trial.user_attrs
+        ]
         if not any(trial.state == TrialState.COMPLETE for trial in trials):
             failed = [trial for trial in study.trials if "error" in trial.user_attrs]
             if failed:  # let the estimator say what is wrong
@@ -265,12 +269,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         out, candidates = [], []
         for trial in trials:
             attrs = trial.user_attrs
-            candidates.append(
-                {  # a storage may have made lists of tuples
-                    name: distribution.to_external_repr(trial.distributions[name].to_internal_repr(trial.params[name]))
-                    for name, distribution in self.param_distributions.items()
-                }
-            )
+            candidates.append(_params(trial, self.param_distributions))
             n_scored = len(attrs["n_iter"])
             for split in range(n_splits):
                 result = {name: attrs[name][min(split, n_scored - 1)] for name in ("fit_time", "score_time")}
@@ -291,6 +290,14 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         }
         first_scores = dict.fromkeys(metrics) if multimetric else 0.0
         return self._format_results(candidates, n_splits, out, more), first_scores
+
+
+def _params(trial, space):
+    """Return a trial's parameters as the space has them: a storage may have made lists of tuples."""
+    return {
+        name: distribution.to_external_repr(trial.distributions[name].to_internal_repr(trial.params[name]))
+        for name, distribution in space.items()
+    }
 
 
 class _Asked(NamedTuple):
@@ -326,13 +333,19 @@ class _Worker:
         study._thread_local.in_optimize_loop = False
 
     def _ask(self, queue):
+        space = self.search.param_distributions
+        if queue.shared:  # as a storage gives it back, with lists for tuples
+            space = {name: json_to_distribution(distribution_to_json(value)) for name, value in space.items()}
         for frozen in queue.claim(self.search.batch_size or BATCH_SIZE):
             if self.search.sampler is None and self.seed is not None:
                 # no two workers take the same first trial, so none has another's seed
                 seed = np.random.SeedSequence([self.seed, frozen.number]).generate_state(1)[0]
                 self.study.sampler, self.seed = TPESampler(seed=int(seed), constant_liar=True), None
             trial = Trial(self.study, frozen._trial_id)
-            yield _Asked(trial, suggest(trial, self.search.param_distributions), set(frozen.intermediate_values))
+            suggest(trial, space)
+            # what the storage has is the trial's: a worker that held it before may have been quicker
+            frozen = self.study._storage.get_trial(frozen._trial_id)
+            yield _Asked(trial, _params(frozen, self.search.param_distributions), set(frozen.intermediate_values))
 
     def _outcomes(self, batch):
         """Return for each trial its folds' results and the epoch at which it was pruned, or the error."""
@@ -375,10 +388,14 @@ class _Worker:
         return [(result, None) for result in results]
 
     def _report(self, asked, value, step):
-        """Report a value, unless a worker that died had; tell whether to prune."""
-        if step not in asked.steps:
+        """Report a value, unless a worker that died had; tell whether to prune, or another worker has finished it."""
+        if step in asked.steps:
+            return False  # pruners judge the last step
+        try:
             asked.trial.report(value, step)
-            asked.steps.add(step)
+        except UpdateFinishedTrialError:
+            return True
+        asked.steps.add(step)
         return asked.trial.should_prune()
 
     def _objective(self, scores):
@@ -390,11 +407,13 @@ class _Worker:
         failure = None
         for asked, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                asked.trial.set_user_attr("error", f"{type(outcome).__name__}: {outcome}")
-                queue.finish(asked.trial, state=TrialState.FAIL)
+                error = {"error": f"{type(outcome).__name__}: {outcome}"}
+                ours = queue.finish(asked.trial, error, state=TrialState.FAIL)
                 failure = failure if isinstance(outcome, self.search.catch) else outcome
             else:
-                self._tell_scores(queue, asked, *outcome)
+                ours = self._tell_scores(queue, asked, *outcome)
+            if not ours:
+                continue
             trial = self.study._storage.get_trial(asked.trial._trial_id)
             if self.search.verbose:
                 print(f"[trial {trial.number}] {trial.state.name} {trial.value} {trial.params}")
@@ -404,6 +423,7 @@ class _Worker:
             raise failure
 
     def _tell_scores(self, queue, asked, results, stopped_epoch):
+        attrs = {name: [float(result[name]) for result in results] for name in ("fit_time", "score_time", "n_iter")}
         failed = [result["fit_error"] for result in results if result["fit_error"]]
         if failed:
             reason = _message(failed[0])
@@ -413,8 +433,7 @@ class _Worker:
                 FitFailedWarning,
                 stacklevel=2,
             )
-            asked.trial.set_user_attr("error", reason)
-        attrs = {name: [float(result[name]) for result in results] for name in ("fit_time", "score_time", "n_iter")}
+            attrs["error"] = reason
         scored = next((result for result in results if not result["fit_error"]), None)
         for part in ["test"] + ["train"] * self.search.return_train_score:
             metrics = {} if scored is None else scored[f"{part}_scores"]
@@ -428,11 +447,9 @@ class _Worker:
         attrs[f"mean_test_{self.metric}"] = score
         if stopped_epoch is not None:
             attrs["stopped_epoch"] = stopped_epoch
-        for name, value in attrs.items():
-            asked.trial.set_user_attr(name, value)
         pruned = stopped_epoch is not None or len(results) < len(self.evaluation.splits)
         state = TrialState.PRUNED if pruned else TrialState.FAIL if np.isnan(score) else TrialState.COMPLETE
-        queue.finish(asked.trial, score if state == TrialState.COMPLETE else None, state)
+        return queue.finish(asked.trial, attrs, score if state == TrialState.COMPLETE else None, state)
 
 
 def _message(traceback):
