@@ -200,7 +200,8 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             shared = in_memory and n_jobs > 1
             study = self._open_study(f"{folder}/study.journal" if shared else self.storage, evaluation)
             seed = check_random_state(self.random_state).randint(2**31)
-            worker = _Worker(self, evaluation, study, refit_metric, seed)
+            metric = self.refit if isinstance(self.refit, str) else refit_metric
+            worker = _Worker(self, evaluation, study, metric, seed)
             with _progress_bar(study, self.n_trials, self.show_progress_bar):
                 if n_jobs == 1:
                     worker.run(0)
@@ -212,7 +213,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
                 study.add_trials(trials)
         self.study_ = study
         task.call_on_fit_task_end(estimator=self)
-        return self._results(study, evaluation, refit_metric)
+        return self._results(study, evaluation)
 
     def _check_space(self):
         if self.n_trials is None and self.timeout is None:
@@ -249,7 +250,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             study.set_user_attr("rows_and_folds", rows)
         return study
 
-    def _results(self, study, evaluation, refit_metric):
+    def _results(self, study, evaluation):
         n_splits = len(evaluation.splits)
         trials = [
             trial
@@ -265,7 +266,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             raise ValueError(f"No trial was completed, so there is no best one. {reason}")
         prefix = "split0_test_"
         metrics = [name.removeprefix(prefix) for name in trials[0].user_attrs if name.startswith(prefix)]
-        multimetric = metrics != [refit_metric] or refit_metric != "score"
+        multimetric = metrics != ["score"]
         out, candidates = [], []
         for trial in trials:
             attrs = trial.user_attrs
@@ -401,6 +402,8 @@ class _Worker:
     def _objective(self, scores):
         if scores is None:
             return self.search.error_score
+        if isinstance(scores, dict) and self.metric not in scores:
+            raise ValueError(f"refit must name the score to optimize, one of {list(scores)}, got {self.metric!r}.")
         return scores[self.metric] if isinstance(scores, dict) else scores
 
     def _tell(self, queue, batch, outcomes):

@@ -280,6 +280,14 @@ def test_several_scores(classes):
     params = fitted.best_params_
     plain = cross_val_score(small(**params), *classes, scoring="accuracy")
     assert results["mean_test_accuracy"][fitted.best_index_] == pytest.approx(plain.mean())
+
+    def both(estimator, X, y):
+        return {"hits": estimator.score(X, y), "misses": -estimator.score(X, y)}
+
+    called = search(scoring=both, refit="misses").fit(*classes)
+    assert called.best_score_ == called.cv_results_["mean_test_misses"].max() == called.study_.best_value
+    with pytest.raises(ValueError, match="refit must name the score to optimize"):
+        search(scoring=["accuracy", "neg_log_loss"], refit=False).fit(*classes)
     assert (results["mean_train_neg_log_loss"] > results["mean_test_neg_log_loss"]).mean() > 0.5
 
 
