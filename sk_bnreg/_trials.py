@@ -164,8 +164,9 @@ class TrialQueue:
             if trial is None:
                 return
             self.held.add(trial._trial_id)
-            self.storage.set_trial_system_attr(trial._trial_id, OWNER, self.worker)
-            yield trial
+            with suppress(UpdateFinishedTrialError):  # this worker slept, and another has finished it
+                self.storage.set_trial_system_attr(trial._trial_id, OWNER, self.worker)
+                yield trial
 
     def finish(
         self, trial: Trial, attrs: dict[str, Any], value: float | None = None, state: TrialState | None = None
@@ -178,11 +179,13 @@ class TrialQueue:
         with suppress(UpdateFinishedTrialError):  # it was told just before the connection broke
             for name, attr in attrs.items():
                 trial.set_user_attr(name, attr)
-            self.study.tell(trial, value, state=state)
+            self.study.tell(trial, value, state=state, skip_if_finished=True)
         return True
 
-    def others_work(self) -> bool:
-        """Tell whether trials of the budget wait or are with other workers."""
+    def is_unfinished(self) -> bool:
+        """Tell whether trials of the budget are to be added, wait, or are with other workers."""
+        if self.n_trials is None or self.storage.get_n_trials(self.study_id) < self.n_trials:
+            return True
         states = (TrialState.RUNNING, TrialState.WAITING)
         trials = self.storage.get_all_trials(self.study_id, deepcopy=False, states=states)
         return any(self._in_budget(trial) and _is_ours(trial) for trial in trials)

@@ -3,6 +3,7 @@
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
 from threading import Event, Thread
@@ -327,7 +328,7 @@ class _Worker:
                 batch = list(self._ask(queue))
                 if batch:
                     self._tell(queue, batch, self._outcomes(batch))
-                elif queue.others_work():
+                elif queue.is_unfinished():
                     time.sleep(min(1.0, search.heartbeat_interval))
                 else:
                     break
@@ -343,10 +344,11 @@ class _Worker:
                 seed = np.random.SeedSequence([self.seed, frozen.number]).generate_state(1)[0]
                 self.study.sampler, self.seed = TPESampler(seed=int(seed), constant_liar=True), None
             trial = Trial(self.study, frozen._trial_id)
-            suggest(trial, space)
-            # what the storage has is the trial's: a worker that held it before may have been quicker
-            frozen = self.study._storage.get_trial(frozen._trial_id)
-            yield _Asked(trial, _params(frozen, self.search.param_distributions), set(frozen.intermediate_values))
+            with suppress(UpdateFinishedTrialError):  # this worker slept, and another has finished it
+                suggest(trial, space)
+                # what the storage has is the trial's: a worker that held it before may have been quicker
+                frozen = self.study._storage.get_trial(frozen._trial_id)
+                yield _Asked(trial, _params(frozen, self.search.param_distributions), set(frozen.intermediate_values))
 
     def _outcomes(self, batch):
         """Return for each trial its folds' results and the epoch at which it was pruned, or the error."""
