@@ -71,7 +71,7 @@ class StackedOptunaSearchCV(StackedSearch):
         None prunes nothing. `WilcoxonPruner` gets the score of one fold after the other, each
         for the whole batch; any other minus the mean loss after every epoch.
     storage : str, Path, optuna.storages.BaseStorage or None, default=None
-        A database's URL (``postgresql://...``, ``sqlite:///...``), a journal file's path, or a
+        A database's URL (``postgresql+psycopg2://...``, ``sqlite:///...``), a journal file's path, or a
         storage of Optuna's. None is in memory.
     study_name : str or None, default=None
         None makes a name.

@@ -1,5 +1,6 @@
 """The command ``sk-bnreg``."""
 
+import re
 import shlex
 import sys
 from os import cpu_count
@@ -227,18 +228,23 @@ def tune(
         f"({states.count('COMPLETE')} complete, {states.count('PRUNED')} pruned, {states.count('FAIL')} failed)"
     )
     for name, value in search.best_params_.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else value
-        console.print(f"  {name.removeprefix(path + '__')} = {shown}")
+        text = f"{value:.4g}" if isinstance(value, float) else value
+        console.print(f"  {name.removeprefix(path + '__')} = {text}")
     if out:
         joblib.dump(search.best_estimator_, out / "best_estimator.joblib")
-        comparison = SchemeComparison.from_study(
-            search.study_, estimator=pipeline, rope=rope, metric=metric, best_estimator=search.best_estimator_
-        )
-        about = {"table": data.name, "task": data.task, "target": data.target, "command": shlex.join(_arguments())}
+        try:
+            comparison = SchemeComparison.from_study(
+                search.study_, estimator=pipeline, rope=rope, metric=metric, best_estimator=search.best_estimator_
+            )
+        except ValueError as error:  # a short study has one scheme alone
+            console.print(f"\nSaved {out}/best_estimator.joblib, and no report: {error}")
+            raise typer.Exit from None
+        command = without_password(shlex.join(_arguments()))
+        about = {"table": data.name, "task": data.task, "target": data.target, "command": command}
         comparison.report(out / "report.html", **about, model=str(out / "best_estimator.joblib"))
         console.print(f"\nSaved {out}/report.html and {out}/best_estimator.joblib.")
     if storage:
-        console.print(f"To look around in the study: optuna-dashboard {storage}")
+        console.print(f"To look around in the study: optuna-dashboard {without_password(storage)}")
 
 
 @app.command()
@@ -290,6 +296,11 @@ def survey(
 
 def _arguments() -> list[str]:
     return ["sk-bnreg", *sys.argv[1:]]
+
+
+def without_password(text: str) -> str:
+    """Return a text without the passwords of the URLs in it."""
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
 
 
 def _as_rich_table(comparison: Any) -> Table:

@@ -6,8 +6,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")  # no windows
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 from sklearn.datasets import load_wine
 
 from sk_bnreg import BNMLPClassifier, SchemeComparison
@@ -81,6 +84,20 @@ def make_comparison():
 def comparison(make_comparison):
     """Return a made-up comparison of the default schemes."""
     return make_comparison()
+
+
+@pytest.fixture(scope="session")
+def made_up_study():
+    """Return an Optuna study, of which one parameter decides everything."""
+    space = {"l2_budget": FloatDistribution(0.01, 10.0), "dropout": FloatDistribution(0.0, 0.5)}
+    rng = np.random.default_rng(0)
+    study = optuna.create_study(direction="maximize", study_name="made up")
+    for _ in range(30):
+        params = {"l2_budget": rng.uniform(0.01, 10), "dropout": rng.uniform(0, 0.5)}
+        value = 0.9 + params["l2_budget"] / 100
+        study.add_trial(create_trial(params=params, distributions=space, value=value))
+    study.add_trial(create_trial(params=params, distributions=space, state=TrialState.PRUNED))
+    return study
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ AXE_CORE=path/to/axe.min.js).
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,16 +47,17 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pages(make_comparison, made_up_survey, tmp_path_factory):
-    """Write a comparison of the five schemes, one of all with names to be escaped, and a survey."""
+def pages(make_comparison, made_up_survey, made_up_study, tmp_path_factory):
+    """Write a comparison of the five schemes, one of all with names to be escaped, one of a study, and a survey."""
     folder = tmp_path_factory.mktemp("pages")
     make_comparison().report(folder / "five.html", table="customers.csv", command="sk-bnreg compare customers.csv")
     make_comparison(tuple(SCHEMES), rename=lambda name: f"a rather long <name> for {name}").report(folder / "all.html")
+    replace(make_comparison(), study=made_up_study).report(folder / "study.html")
     made_up_survey.report(folder / "survey.html", command="sk-bnreg survey tables")
     return folder
 
 
-@pytest.mark.parametrize("name", ["five", "all", "survey"])
+@pytest.mark.parametrize("name", ["five", "all", "study", "survey"])
 @pytest.mark.parametrize("mode", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_nothing_and_no_request_leaves_the_page(browser, axe, pages, name, mode, width):

@@ -13,7 +13,7 @@ import pytest
 from sklearn.datasets import load_diabetes
 
 from sk_bnreg._tables import read_table
-from sk_bnreg.cli import main
+from sk_bnreg.cli import main, without_password
 
 COMMAND = [sys.executable, "-m", "sk_bnreg", "compare"]
 
@@ -198,3 +198,15 @@ def test_a_target_with_gaps_or_missing_is_refused(mixed):
         read_table(str(mixed / "mixed.csv"), target="size")
     with pytest.raises(ValueError, match="The table has no column 'price' to predict"):
         read_table(str(mixed / "mixed.csv"), target="price")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("tune a.csv --storage=postgresql://me:se:cret@host/db", "tune a.csv --storage=postgresql://me:***@host/db"),
+        ("postgresql+psycopg2://me@host:5432/db", "postgresql+psycopg2://me@host:5432/db"),
+        ("sqlite:///study.db", "sqlite:///study.db"),
+    ],
+)
+def test_passwords_are_not_shown(text, shown):
+    assert without_password(text) == shown

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
 from sk_bnreg._comparison import SCHEMES
@@ -141,3 +142,19 @@ def test_the_wheel_has_the_templates():
     assert {path.name for path in (package / "templates").iterdir()} == {
         "comparison.html.jinja", "page.html.jinja", "survey.html.jinja"
     }  # fmt: skip
+
+
+def test_an_optuna_study_is_told_with_the_importance_of_its_parameters(comparison, made_up_study, tmp_path):
+    replace(comparison, study=made_up_study).report(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    section = page[page.index('<section aria-labelledby="study">') :]
+    section = section[: section.index("</section>")]
+    best = max(made_up_study.trials[:30], key=lambda trial: trial.value)
+    assert f"30 complete, 1 pruned; the best is trial {best.number}, {best.value:.4g}:" in section
+    assert f"<dt>l2_budget</dt><dd>{best.params['l2_budget']:.4g}</dd>" in section
+    assert section.count("<svg") == 2
+    shares = {name: float(value) for name, value in optuna.importance.get_param_importances(made_up_study).items()}
+    assert shares["l2_budget"] > 0.9
+    assert f"{shares['l2_budget']:.2f}" in section
+    comparison.report(tmp_path / "without.html")
+    assert 'aria-labelledby="study"' not in (tmp_path / "without.html").read_text(encoding="utf-8")
