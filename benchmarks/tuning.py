@@ -14,8 +14,8 @@ pruning DIR: the same tables: the best score with a pruner less the best without
 the share of epochs that it trained. A table passes with a difference of at least -1 and at most half of the epochs
 (means over seeds).
 
-workers DIR: the best score of 1, 2 and 4 workers on one journal file, and the trials per second of 2 beside 1, each
-with one thread.
+workers DIR: the best score of 1, 2 and 4 worker processes on one journal file, each with one thread, and their trials
+per second from the first trial's start to the last one's end.
 
     python benchmarks/tuning.py speed [--rounds 3]
     python benchmarks/tuning.py quality|pruning|workers DIR [--seeds 5] [--tables abalone adult ...] [--jobs 2]
@@ -54,9 +54,8 @@ TABLES = (
     "telco_churn",
 )  # fmt: skip
 PRUNERS = {
-    "median": optuna.pruners.MedianPruner,
-    "halving": optuna.pruners.SuccessiveHalvingPruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
+    "MedianPruner()": optuna.pruners.MedianPruner(),
+    "MedianPruner(5, 1)": optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
 }
 
 
@@ -172,17 +171,22 @@ def read(path, n_rows):
     return make((64, 64), random_state=0), X, np.asarray(table.y.iloc[rows]), cv
 
 
-def best_of(path, n_rows, seed, **options):
-    """Return the fold scores of the best trial of a search, and the epochs of all its networks."""
+def search_on(path, n_rows, seed, **options):
+    """Return a search that has run on a table with one thread, and the fold scores of its best trial."""
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
     net, X, y, cv = read(path, n_rows)
     search = StackedOptunaSearchCV(
-        net, search_space(net), n_trials=N_TRIALS, cv=cv, refit=False, random_state=seed, **options
+        net, search_space(net), cv=cv, refit=False, random_state=seed, **{"n_trials": N_TRIALS, **options}
     ).fit(X, y)
-    scores = [search.cv_results_[f"split{i}_test_score"][search.best_index_] for i in range(5)]
-    return np.array(scores), search.cv_results_["n_epochs"]
+    return search, np.array([search.cv_results_[f"split{i}_test_score"][search.best_index_] for i in range(5)])
+
+
+def best_of(*arguments, **options):
+    """Return the fold scores of the best trial of a search, and the epochs of all its networks."""
+    search, scores = search_on(*arguments, **options)
+    return scores, search.cv_results_["n_epochs"]
 
 
 def measure_in_pairs(paths, n_rows, n_seeds, n_jobs, base, others):
@@ -232,11 +236,13 @@ def measure_workers(paths, n_rows, n_seeds):
         for seed in range(n_seeds):
             for n_workers in (1, 2, 4):
                 with tempfile.TemporaryDirectory() as folder:
-                    start = perf_counter()
-                    scores, _ = best_of(path, n_rows, seed, n_jobs=n_workers, storage=f"{folder}/study.journal")
-                    seconds = perf_counter() - start
+                    options = {"n_jobs": n_workers, "storage": f"{folder}/study.journal"}
+                    search_on(path, 200, seed, study_name="warm up", n_trials=4 * n_workers, batch_size=2, **options)
+                    search, scores = search_on(path, n_rows, seed, **options)
+                    trials = search.study_.trials
+                seconds = max(t.datetime_complete for t in trials) - min(t.datetime_start for t in trials)
                 rows.append({"table": path.stem, "seed": seed, "workers": n_workers, "score": scores.mean()})
-                rows[-1] |= {"error": scores.std(ddof=1) / np.sqrt(5), "rate": N_TRIALS / seconds}
+                rows[-1] |= {"error": scores.std(ddof=1) / np.sqrt(5), "rate": N_TRIALS / seconds.total_seconds()}
     frame = pd.DataFrame(rows).set_index(["table", "seed", "workers"]).unstack("workers")
     for n in (2, 4):
         gap = (frame["score"][n] - frame["score"][1]) / frame["error"][1]
@@ -275,7 +281,7 @@ def main():
     if args.part == "quality":
         base, others = {"batch_size": 1}, {f"batches of {n}": {"batch_size": n} for n in args.batches}
     else:
-        base, others = {}, {name: {"pruner": kind()} for name, kind in PRUNERS.items()}
+        base, others = {}, {name: {"pruner": pruner} for name, pruner in PRUNERS.items()}
     report(measure_in_pairs(paths, args.rows, args.seeds, args.jobs, base, others))
 
 

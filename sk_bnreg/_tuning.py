@@ -12,7 +12,6 @@ from typing import NamedTuple
 import joblib
 import numpy as np
 import optuna
-from joblib import Parallel, delayed
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
@@ -23,6 +22,7 @@ from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
+from sklearn.utils.parallel import Parallel, delayed
 
 from sk_bnreg._evaluation import candidate_of
 from sk_bnreg._search import OWN_CONSTRAINTS, StackedSearch
@@ -61,7 +61,7 @@ class StackedOptunaSearchCV(StackedSearch):
         names is the objective. A trial whose score is nan has failed.
     n_jobs : int or None, default=None
         Worker processes, each with batches of its own, through joblib. Which trial knows of which
-        others then depends on time.
+        others then depends on time. Workers on other machines need a `storage` that they reach.
     verbose : int, default=0
         1 prints the trials as they end.
     sampler : optuna.samplers.BaseSampler or None, default=None
@@ -203,7 +203,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             seed = check_random_state(self.random_state).randint(2**31)
             metric = self.refit if isinstance(self.refit, str) else refit_metric
             worker = _Worker(self, evaluation, study, metric, seed)
-            with _progress_bar(study, self.n_trials, self.show_progress_bar):
+            with _ProgressBar(study, self.n_trials, self.show_progress_bar):
                 if n_jobs == 1:
                     worker.run(0)
                 else:
@@ -465,7 +465,7 @@ def _message(traceback):
     return "\n".join(lines[start:])
 
 
-class _progress_bar:
+class _ProgressBar:
     """Shows, inside, how many trials of a study are finished, whoever finishes them."""
 
     def __init__(self, study, n_trials, shown):

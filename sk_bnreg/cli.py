@@ -333,6 +333,7 @@ def main() -> None:
     """Run the command; a wrong argument is told in one sentence."""
     try:
         app()
-    except (ValueError, OSError) as error:
-        Console(stderr=True, style="red", markup=False, highlight=False).print(str(error))
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        remedy = ". pip install 'sk_bnreg[study,optuna]'" if isinstance(error, ModuleNotFoundError) else ""
+        Console(stderr=True, style="red", markup=False, highlight=False).print(f"{error}{remedy}")
         raise SystemExit(2) from None

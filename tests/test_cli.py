@@ -210,3 +210,10 @@ def test_a_target_with_gaps_or_missing_is_refused(mixed):
 )
 def test_passwords_are_not_shown(text, shown):
     assert without_password(text) == shown
+
+
+def test_a_missing_extra_is_named(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    done = call("wine", command="tune")
+    assert done.returncode == 2
+    assert "pip install 'sk_bnreg[study,optuna]'" in done.stderr
