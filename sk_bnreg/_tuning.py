@@ -21,7 +21,7 @@ from optuna.trial import Trial, TrialState
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.parallel import Parallel, delayed
 
 from sk_bnreg._evaluation import candidate_of
@@ -38,7 +38,7 @@ class StackedOptunaSearchCV(StackedSearch):
     The study is asked for a batch of trials, their networks are trained on all folds in stacks,
     and the study is told their mean scores. With a pruner, a trial reports after every epoch
     minus its loss on the test rows, mean over folds, and leaves the stack when it is pruned (these
-    rows decide nothing else: no best epoch is chosen on them). Splits are made once.
+    rows decide nothing else: no best epoch is chosen on them), or after every fold. Splits are made once.
     Steps of a pipeline before the network are fitted once per fold and distinct setting.
 
     A fit starts a new study, unless `load_if_exists` tells it to go on with that of `storage` and
@@ -68,8 +68,12 @@ class StackedOptunaSearchCV(StackedSearch):
         None is TPE, which takes trials of the same batch for bad ones (constant liar), so that
         it does not suggest the same again.
     pruner : optuna.pruners.BasePruner or None, default=None
-        None prunes nothing. `WilcoxonPruner` gets the score of one fold after the other, each
-        for the whole batch; any other minus the mean loss after every epoch.
+        None prunes nothing.
+    report : {"epoch", "fold"}, default="epoch"
+        What the pruner is told. "epoch": after every epoch minus the loss on the test rows, mean
+        over folds. "fold": the mean score of the folds so far, which train one after the other.
+        With a falling learning rate early losses tell little of the end, and folds are the
+        better choice. `WilcoxonPruner` always gets the score of each fold.
     storage : str, Path, optuna.storages.BaseStorage or None, default=None
         A database's URL (``postgresql+psycopg2://...``, ``sqlite:///...``), a journal file's path, or a
         storage of Optuna's. None is in memory.
@@ -127,6 +131,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         "timeout": [None, Interval(Real, 0, None, closed="neither")],
         "sampler": [None, BaseSampler],
         "pruner": [None, BasePruner],
+        "report": [StrOptions({"epoch", "fold"})],
         "storage": [None, str, Path, BaseStorage],
         "study_name": [None, str],
         "load_if_exists": ["boolean"],
@@ -152,6 +157,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         verbose=0,
         sampler=None,
         pruner=None,
+        report="epoch",
         storage=None,
         study_name=None,
         load_if_exists=False,
@@ -180,6 +186,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         self.timeout = timeout
         self.sampler = sampler
         self.pruner = pruner
+        self.report = report
         self.storage = storage
         self.study_name = study_name
         self.load_if_exists = load_if_exists
@@ -352,7 +359,9 @@ class _Worker:
 
     def _outcomes(self, batch):
         """Return for each trial its folds' results and the epoch at which it was pruned, or the error."""
-        run = self._run_by_fold if isinstance(self.study.pruner, WilcoxonPruner) else self._run_by_epoch
+        pruner = self.study.pruner
+        by_fold = self.search.report == "fold" and not isinstance(pruner, NopPruner)
+        run = self._run_by_fold if by_fold or isinstance(pruner, WilcoxonPruner) else self._run_by_epoch
         try:
             return run(batch)
         except Exception as error:
@@ -385,8 +394,9 @@ class _Worker:
             found = self.evaluation.run_here([batch[i].params for i in left], splits=[split])
             for i, (result,) in zip(list(left), found, strict=True):
                 results[i].append(result)
-                score = self._objective(result["test_scores"])
-                if split + 1 < len(self.evaluation.splits) and self._report(batch[i], score, split):
+                scores = [self._objective(result["test_scores"]) for result in results[i]]
+                told = scores[-1] if isinstance(self.study.pruner, WilcoxonPruner) else float(np.mean(scores))
+                if split + 1 < len(self.evaluation.splits) and self._report(batch[i], told, split):
                     left.remove(i)
         return [(result, None) for result in results]
 

@@ -145,6 +145,7 @@ def tune(
     timeout: Annotated[float | None, typer.Option(help="Seconds after which no more trials are begun.")] = None,
     space: Annotated[str, typer.Option(help="What is tuned: regularization, default or wide.")] = "default",
     pruner: Annotated[str, typer.Option(help="none, median, halving, hyperband or wilcoxon.")] = "none",
+    report: Annotated[str, typer.Option(help="What the pruner judges: the mean of each epoch, or fold.")] = "fold",
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     scoring: Annotated[str | None, typer.Option(help="A scikit-learn score. [default: accuracy or r2]")] = None,
     rope: Annotated[
@@ -205,6 +206,7 @@ def tune(
         n_jobs=jobs,
         cv=splitter(folds, shuffle=True, random_state=seed),
         pruner=kinds[pruner](),
+        report=report,
         storage=storage,
         study_name=study or data.name,
         load_if_exists=True,

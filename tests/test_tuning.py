@@ -220,6 +220,21 @@ def test_wilcoxon_pruner_gets_the_score_of_each_fold(classes):
         assert (trial.state == TrialState.PRUNED) == (n_scored < 10)
 
 
+def test_reports_after_folds_are_the_mean_scores_so_far(classes):
+    fitted = search(pruner=MedianPruner(n_startup_trials=2), report="fold", n_trials=16, batch_size=4).fit(*classes)
+    assert {"COMPLETE", "PRUNED"} == set(states(fitted))
+    assert_scores_are_those_of_plain_cross_validation(fitted, *classes)
+    results = fitted.cv_results_
+    for i, trial in enumerate(fitted.study_.trials):
+        n_scored = results["n_splits_scored"][i]
+        plain = cross_val_score(small(**trial.params), *classes)[:n_scored]
+        means = np.cumsum(plain) / np.arange(1, n_scored + 1)
+        reported = [trial.intermediate_values[split] for split in range(min(n_scored, 4))]
+        np.testing.assert_allclose(reported, means[:4], rtol=0, atol=1e-9)
+        assert results["n_epochs"][i] == 4 * n_scored
+        assert (trial.state == TrialState.PRUNED) == (n_scored < 5)
+
+
 @pytest.mark.parametrize("sampler", [GridSampler, BruteForceSampler, QMCSampler, RandomSampler])
 @experimental
 def test_any_sampler(sampler, classes):
