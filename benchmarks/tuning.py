@@ -3,7 +3,8 @@
 speed: 64 trials x 5 folds with TPE, one thread on every side, float32, Adam at a constant rate, 10 epochs, no
 refit; on 5,000 rows x 30 columns, beside OptunaSearchCV over this package's estimator ("own") and over skorch's
 NeuralNetClassifier. fixed: (64, 64) units, batch norm, batches of 64; learning rate, l2, its targets and dropout
-vary. mixed: layer sizes, batch_norm, activation and batch size vary too. Sides run in turn in every round; first the
+vary. mixed: layer sizes, batch_norm, activation and batch size vary too, drawn at random, so that both sides train
+the same networks (TPE goes another way when it is told in batches). Sides run in turn in every round; first the
 work is checked: equal numbers of trials, and equal fold scores of our trials and scikit-learn's cross_val_score.
 
 quality DIR: ten tables of a folder (.parquet, target in the column "target"), cut to 1,000 rows, five seeds: the
@@ -35,7 +36,7 @@ import skorch
 import torch
 from joblib import Parallel, delayed
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.samplers import TPESampler
+from optuna.samplers import RandomSampler, TPESampler
 from scipy import stats
 from single_fit import sequential, spread
 from sklearn.datasets import make_classification
@@ -105,25 +106,26 @@ def skorch_peer():
     return net, space
 
 
-def measure_speed(n_rounds):
+def measure_speed(n_rounds, names):
     from optuna.integration import OptunaSearchCV
 
     torch.set_num_threads(1)
     X, y = make_classification(5_000, 30, n_informative=10, random_state=0)
     X = X.astype(np.float32)
     print(f"{'space':8}{'stacked, s':>11}{'own, s':>9}{'skorch, s':>11}{'own / stacked':>24}{'skorch / stacked':>24}")
-    for name, space in spaces().items():
+    for name in names:
+        space, kind = spaces()[name], TPESampler if name == "fixed" else RandomSampler
         sides = {
-            "stacked": lambda seed, space=space: StackedOptunaSearchCV(
-                network(), space, n_trials=N_TRIALS, refit=False, random_state=seed
+            "stacked": lambda seed, space=space, kind=kind: StackedOptunaSearchCV(
+                network(), space, n_trials=N_TRIALS, refit=False, sampler=kind(seed=seed)
             ),
-            "own": lambda seed, space=space: OptunaSearchCV(
-                network(), space, n_trials=N_TRIALS, refit=False, study=study(seed), cv=5
+            "own": lambda seed, space=space, kind=kind: OptunaSearchCV(
+                network(), space, n_trials=N_TRIALS, refit=False, study=study(kind(seed=seed)), cv=5
             ),
         }
         if name == "fixed":
             sides["skorch"] = lambda seed: OptunaSearchCV(
-                *skorch_peer(), n_trials=N_TRIALS, refit=False, study=study(seed), cv=5
+                *skorch_peer(), n_trials=N_TRIALS, refit=False, study=study(TPESampler(seed=seed)), cv=5
             )
         check_same_work(sides, X, y)
         times = {side: [] for side in sides}
@@ -141,8 +143,8 @@ def measure_speed(n_rounds):
         )
 
 
-def study(seed):
-    return optuna.create_study(direction="maximize", sampler=TPESampler(seed=seed))
+def study(sampler):
+    return optuna.create_study(direction="maximize", sampler=sampler)
 
 
 def check_same_work(sides, X, y):
@@ -258,6 +260,7 @@ def main():
     parser.add_argument("part", choices=["speed", "quality", "pruning", "workers"])
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--spaces", nargs="*", default=["fixed", "mixed"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1_000)
     parser.add_argument("--tables", nargs="*", default=TABLES)
@@ -271,7 +274,7 @@ def main():
         f"{skorch.__version__}"
     )
     if args.part == "speed":
-        measure_speed(args.rounds)
+        measure_speed(args.rounds, args.spaces)
         return
     paths = [args.folder / f"{name}.parquet" for name in args.tables]
     if args.part == "workers":
