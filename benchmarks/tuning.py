@@ -4,7 +4,8 @@ speed: 64 trials x 5 folds with TPE, one thread on every side, float32, Adam at 
 refit; on 5,000 rows x 30 columns, beside OptunaSearchCV over this package's estimator ("own") and over skorch's
 NeuralNetClassifier. fixed: (64, 64) units, batch norm, batches of 64; learning rate, l2, its targets and dropout
 vary. mixed: layer sizes, batch_norm, activation and batch size vary too, drawn at random, so that both sides train
-the same networks (TPE goes another way when it is told in batches). Sides run in turn in every round; first the
+the same networks (TPE goes another way when it is told in batches): of 32 or 64 units and batches of 32 or 64, and
+larger ones, of 64 or 128 and 64 or 128. Sides run in turn in every round; first the
 work is checked: equal numbers of trials, and equal fold scores of our trials and scikit-learn's cross_val_score.
 
 quality DIR: ten tables of a folder (.parquet, target in the column "target"), cut to 1,000 rows, five seeds: the
@@ -79,13 +80,20 @@ def spaces():
         "l2_targets": CategoricalDistribution(["weights", "weights+gamma+beta", "all"]),
         "dropout": FloatDistribution(0.0, 0.5),
     }
-    mixed = fixed | {
-        "hidden_layer_sizes": CategoricalDistribution(["64-64", "128-128", "64-64-64"]),
+    kinds = {
         "batch_norm": CategoricalDistribution([False, True]),
         "activation": CategoricalDistribution(["relu", "gelu"]),
-        "batch_size": CategoricalDistribution([64, 128]),
     }
-    return {"fixed": fixed, "mixed": mixed}
+    mixed, larger = (
+        fixed
+        | kinds
+        | {"hidden_layer_sizes": CategoricalDistribution(sizes), "batch_size": CategoricalDistribution(batches)}
+        for sizes, batches in (
+            (["32-32", "64-64", "32-32-32"], [32, 64]),
+            (["64-64", "128-128", "64-64-64"], [64, 128]),
+        )
+    )
+    return {"fixed": fixed, "mixed": mixed, "larger": larger}
 
 
 def skorch_peer():
@@ -260,7 +268,7 @@ def main():
     parser.add_argument("part", choices=["speed", "quality", "pruning", "workers"])
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--spaces", nargs="*", default=["fixed", "mixed"])
+    parser.add_argument("--spaces", nargs="*", default=["fixed", "mixed", "larger"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1_000)
     parser.add_argument("--tables", nargs="*", default=TABLES)
