@@ -9,6 +9,11 @@ from sk_bnreg._search import StackedGridSearchCV, StackedRandomizedSearchCV
 
 # the study and its plots need pandas, the estimators do not: imported when they are asked for
 _LATER = {
+    "Diagnosis": "_diagnostics",
+    "InvarianceDisplay": "_diagnosis_displays",
+    "NormTrajectoryDisplay": "_diagnosis_displays",
+    "NormRecorder": "_diagnostics",
+    "diagnose": "_diagnostics",
     "CriticalDifferenceDisplay": "_survey_displays",
     "L2PathDisplay": "_displays",
     "LearningCurvesDisplay": "_displays",
@@ -27,8 +32,12 @@ __all__ = [
     "BNMLPClassifier",
     "BNMLPRegressor",
     "CriticalDifferenceDisplay",
+    "Diagnosis",
+    "InvarianceDisplay",
     "L2PathDisplay",
     "LearningCurvesDisplay",
+    "NormRecorder",
+    "NormTrajectoryDisplay",
     "PosteriorDisplay",
     "SchemeComparison",
     "SchemeComparisonDisplay",
@@ -38,6 +47,7 @@ __all__ = [
     "SurveyDisplay",
     "TunedL2",
     "compare_schemes",
+    "diagnose",
     "fit_stack",
     "search_space",
     "suggest",

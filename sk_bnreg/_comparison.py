@@ -225,6 +225,8 @@ class SchemeComparison:
         What the way in which the schemes were tuned does to their scores.
     study : optuna.Study or None
         The one that `from_study` read, for the report.
+    diagnosis : Diagnosis or None
+        What L2 did in `best_estimator_`.
     """
 
     frame: pd.DataFrame
@@ -237,6 +239,7 @@ class SchemeComparison:
     plan: StudyPlan | None = None
     caveat: str = ""
     study: Any = None
+    diagnosis: Any = None
 
     @classmethod
     def from_cv_results(

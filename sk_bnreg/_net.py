@@ -145,6 +145,7 @@ class StackedNet(NeuralNet):
         run.training_pass = self._training_pass(run.active, dropout)
         epoch = 0
         while run.active:
+            self.active_ = run.active
             data = {"dataset_train": run.train, "dataset_valid": run.valid}
             self.notify("on_epoch_begin", **data)
             rates = np.stack([schedules[m][epoch] for m in run.active])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sk_bnreg._diagnosis_displays import InvarianceDisplay, NormTrajectoryDisplay
 from sk_bnreg._displays import (
     L2PathDisplay,
     LearningCurvesDisplay,
@@ -65,6 +66,8 @@ def write_report(comparison, path, about):
         best_against=_is_best_against(comparison),
         comparison=comparison,
         figures=_figures(comparison, network),
+        diagnosis=comparison.diagnosis,
+        diagnosis_figures=[] if comparison.diagnosis is None else _diagnosis_figures(comparison.diagnosis),
         study=None if comparison.study is None else _study(comparison.study),
         headline=_headline(comparison),
         interaction=comparison.interaction() if with_interaction else None,
@@ -206,6 +209,45 @@ def _figures(comparison, network):
                     "reading": "Loss per epoch in training, and in validation where early stopping watched it; the "
                     "large dot marks the epoch whose weights were kept.",
                     "data": display.frame().drop(columns="network"),
+                }
+            )
+    return figures
+
+
+def _diagnosis_figures(diagnosis):
+    """Return the figures of what L2 did in the best model."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        figures = [
+            {
+                "svg": _svg(InvarianceDisplay.from_diagnosis(diagnosis).figure_, "invariances"),
+                "question": "What can L2 shrink for free?",
+                "reading": "Groups of parameters multiplied or divided by 3, and the largest change of an output that "
+                "this made. Left of the dashed line the function stays as it is: L2 can shrink the group "
+                "without limiting the function. Colours and shapes are what theory says of each.",
+                "data": diagnosis.invariances.reset_index(),
+            }
+        ]
+        seen = diagnosis.trajectory
+        for quantity, question, reading in (
+            ("norm", "How did the norms move?", "Norm of each role's parameters in each layer after every epoch."),
+            (
+                "angle",
+                "Did L2 set the pace of the weights?",
+                "Angle by which a step turned the weights of the median unit. Dashed: where learning rate and L2 lead "
+                "to, once decay and growth of the norm are balanced.",
+            ),
+        ):
+            if seen is None or seen[quantity].isna().all():
+                continue
+            display = NormTrajectoryDisplay.from_diagnosis(diagnosis, quantity=quantity)
+            figures.append(
+                {
+                    "svg": _svg(display.figure_, quantity),
+                    "question": question,
+                    "reading": reading,
+                    "data": display.frame(),
                 }
             )
     return figures

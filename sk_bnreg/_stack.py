@@ -150,8 +150,11 @@ class StackedMLP(nn.Module):
         self.theta.data, self.theta.grad = state["theta"], None
         self.running_mean, self.running_var = state["running_mean"], state["running_var"]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the outputs; batch statistics in training mode, running ones otherwise."""
+    def forward(self, x: Tensor, hidden: list[Tensor] | None = None) -> Tensor:
+        """Compute the outputs; batch statistics in training mode, running ones otherwise.
+
+        A list `hidden` is given each hidden layer's activations.
+        """
         block = self.blocks(self.theta)
         statistics = self.running_statistics()
         for layer, weight in enumerate(block["hidden_weights"]):
@@ -167,6 +170,8 @@ class StackedMLP(nn.Module):
             else:
                 x = x + block["biases"][layer][:, :, None]
             x = ACTIVATIONS[self.activation].forward(x)
+            if hidden is not None:
+                hidden.append(x)
         return torch.baddbmm(block["biases"][-1][:, :, None], block["output_weights"][0], x)  # (M, C, B)
 
 

@@ -21,6 +21,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from sk_bnreg._base import BaseBNMLP
 from sk_bnreg._comparison import DEFAULT_SCHEMES, SCHEMES, SchemeComparison, StudyPlan, default_rope, metric_name
+from sk_bnreg._diagnostics import NormRecorder, diagnose
 from sk_bnreg._fit import fit_stack
 from sk_bnreg._roles import l2_by_role
 from sk_bnreg._stats import resolution
@@ -246,7 +247,7 @@ def compare_schemes(
     best = store.best_estimator(lambda: study.best_estimator(found.best_scheme, progress))
     if on_progress is not None:
         on_progress(total, total)
-    return replace(found, best_estimator_=best)
+    return replace(found, best_estimator_=best, diagnosis=diagnose(best, X))
 
 
 @dataclass
@@ -354,7 +355,10 @@ class _Study:
         names = [name for name in (self.reference(scheme), scheme) if name]
         chosen, _, _ = self._tune(names, self.candidates(self.seed), rows, progress)
         part = _Part(self, rows, rows[:0])
-        (network,) = part.fit([self.network(scheme, chosen[scheme], part.n_rows, chosen)])
+        network = self.network(scheme, chosen[scheme], part.n_rows, chosen)
+        own = network.callbacks
+        part.fit([network.set_params(callbacks=[*(own or ()), NormRecorder()])])  # for the report
+        network.set_params(callbacks=own)
         if not isinstance(self.estimator, Pipeline):
             return network
         if part.steps is None:

@@ -1,8 +1,10 @@
 """The command ``sk-bnreg``."""
 
+import json
 import re
 import shlex
 import sys
+from dataclasses import asdict, replace
 from os import cpu_count
 from pathlib import Path
 from typing import Annotated, Any
@@ -170,6 +172,7 @@ def tune(
     from sklearn.model_selection import KFold, StratifiedKFold
 
     from sk_bnreg._comparison import SchemeComparison, default_rope, metric_name
+    from sk_bnreg._diagnostics import diagnose
     from sk_bnreg._evaluation import network_in
     from sk_bnreg._space import search_space
     from sk_bnreg._tables import network_pipeline, read_table
@@ -241,6 +244,7 @@ def tune(
         except ValueError as error:  # a short study has one scheme alone
             console.print(f"\nSaved {out}/best_estimator.joblib, and no report: {error}")
             raise typer.Exit from None
+        comparison = replace(comparison, diagnosis=diagnose(search.best_estimator_, data.X))
         command = without_password(shlex.join(_arguments()))
         about = {"table": data.name, "task": data.task, "target": data.target, "command": command}
         comparison.report(out / "report.html", **about, model=str(out / "best_estimator.joblib"))
@@ -294,6 +298,43 @@ def survey(
         console.print(answer.summary())
     found.report(out / "survey.html", command=shlex.join(_arguments()))
     console.print(f"\nSaved {out}/survey.html and {out}/survey.parquet.")
+
+
+@app.command()
+def reproduce(
+    out: Annotated[Path | None, typer.Option(help="File for the figures, as JSON.")] = None,
+) -> None:
+    """Run published results on batch norm and L2 afresh, on this package's engine: measured beside predicted."""
+    import torch
+
+    from sk_bnreg._reproduce import reproduce as run
+
+    torch.set_num_threads(1)
+    console = Console(markup=False, highlight=False)
+    findings: list[Any] = []
+    for finding in run():
+        if not findings or finding.claim != findings[-1].claim:
+            console.print(f"\n{finding.key}  {finding.claim}\n    ({finding.source})")
+        findings.append(finding)
+        mark = {True: "ok    ", False: "FAILED", None: "      "}[finding.passed]
+        low, high, n = min(finding.measured), max(finding.measured), len(finding.measured)
+        spread = f", {finding.judged} of {n}, from {low:.4g} to {high:.4g}" if n > 1 else ""
+        if finding.interval:
+            spread += ", corrected 95 % interval {:.4f} to {:.4f}".format(*finding.interval)
+        allowed = "" if finding.passed is None else f"; allowed: {finding.allowed}"
+        predicted = "" if finding.predicted is None else f"; predicted: {finding.predicted:g}"
+        console.print(f"{mark}  {finding.quantity}: {finding.value:.4g}{spread}{predicted}{allowed}")
+    judged = [finding.passed for finding in findings if finding.passed is not None]
+    console.print(
+        f"\n{sum(judged)} of {len(judged)} judged figures are within their bounds; "
+        f"{len(findings) - len(judged)} more are reported."
+    )
+    if out:
+        found = [{**asdict(finding), "value": finding.value, "passed": finding.passed} for finding in findings]
+        out.write_text(json.dumps(found, indent=1) + "\n")
+        console.print(f"Saved {out}.")
+    if not all(judged):
+        raise typer.Exit(1)
 
 
 def _arguments() -> list[str]:

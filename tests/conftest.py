@@ -1,6 +1,8 @@
 """One thread per process: the tests' networks are so small that a second only waits, for long on a busy machine."""
 
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")  # no windows
@@ -16,9 +18,26 @@ from sklearn.datasets import load_wine
 from sk_bnreg import BNMLPClassifier, SchemeComparison
 from sk_bnreg._comparison import DEFAULT_SCHEMES, SCHEMES, StudyPlan
 from sk_bnreg._survey import Survey, survey_schemes
+from sk_bnreg.cli import main
 
 BUDGETS = (0.0, 0.1, 1.0, 10.0)
 RATES = (0.003, 0.01, 0.03)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Return a function that runs the command in this process: starting another takes longer than most studies."""
+
+    def call(*arguments, command="compare"):
+        monkeypatch.setattr(sys, "argv", ["sk-bnreg", command, *map(str, arguments)])
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own
+        monkeypatch.setenv("COLUMNS", "120")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return subprocess.CompletedProcess(sys.argv, stop.value.code, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 from sklearn.datasets import load_diabetes
 
 from sk_bnreg._tables import read_table
-from sk_bnreg.cli import main, without_password
+from sk_bnreg.cli import without_password
 
 COMMAND = [sys.executable, "-m", "sk_bnreg", "compare"]
 
@@ -21,22 +21,6 @@ COMMAND = [sys.executable, "-m", "sk_bnreg", "compare"]
 def run(*arguments):
     environment = {**os.environ, "COLUMNS": "120"}
     return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment)
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Return `run` in this process, as starting another takes longer than most studies here."""
-
-    def call(*arguments, command="compare"):
-        monkeypatch.setattr(sys, "argv", ["sk-bnreg", command, *map(str, arguments)])
-        monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own
-        monkeypatch.setenv("COLUMNS", "120")
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return subprocess.CompletedProcess(sys.argv, stop.value.code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture

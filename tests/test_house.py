@@ -22,7 +22,9 @@ ORDER = [
     "_trials",
     "_tuning",
     "_stats",
+    "_diagnostics",
     "_displays",
+    "_diagnosis_displays",
     "_survey_displays",
     "_report",
     "_comparison",
@@ -30,6 +32,7 @@ ORDER = [
     "_study",
     "_tables",
     "_survey",
+    "_reproduce",
     "cli",
     "__main__",
 ]

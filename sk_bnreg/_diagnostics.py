@@ -1,0 +1,614 @@
+"""What L2 did in a fit: norms, effective learning rates, rotation, and what rescaling the network changes."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, nan
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.optimize import linprog
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+from skorch.callbacks import Callback
+from torch import Tensor
+
+from sk_bnreg._base import BaseBNMLP
+from sk_bnreg._net import StackedNet
+from sk_bnreg._roles import ROLES
+from sk_bnreg._stack import StackedMLP
+
+Block = tuple[int, str]  # the parameters of a role in a layer; layers count from 1
+
+FACTOR = 3.0  # by which parameters are scaled
+INVARIANT = 0.01  # an output that changes by less than this share of its standard deviation stays as it is
+NEGLIGIBLE = 0.03  # a smaller decay budget shrinks nothing by as much as 3 %
+N_ROWS = 300  # on which the outputs are compared
+HOMOGENEOUS = ("identity", "relu")  # activations with f(c z) = c f(z) for every c > 0
+
+
+class NormRecorder(Callback):
+    """skorch callback that records norms and rotation while a network trains.
+
+    Given to an estimator as ``callbacks=[NormRecorder()]``, it is found by `diagnose`.
+
+    Attributes
+    ----------
+    epochs_ : list of Epoch
+        What was seen in each epoch.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_bnreg import BNMLPClassifier, NormRecorder
+    >>> net = BNMLPClassifier((8,), max_iter=5, callbacks=[NormRecorder()], random_state=0)
+    >>> epochs = net.fit(*load_iris(return_X_y=True)).callbacks[0].epochs_
+    >>> len(epochs), epochs[0].angles.shape
+    (5, (1, 8))
+    """
+
+    class Epoch(NamedTuple):
+        """What was seen in an epoch; arrays have a row per member, nan where it trains no more.
+
+        Attributes
+        ----------
+        rates : ndarray of shape (n_members,)
+            Learning rate of the step that was looked at; each epoch it is the next one.
+        angles, slopes : ndarray of shape (n_members, n_hidden_units)
+            Of each hidden unit's incoming weights w in that step: the angle by which it turned them, in radians,
+            and ||w|| ||g||, where g is their loss gradient.
+        unit_norms : ndarray of shape (n_members, n_hidden_units)
+            ||w|| after the epoch.
+        norms : dict of (layer, role) to ndarray of shape (n_members,)
+            Norm of all parameters of a role in a layer after the epoch.
+        """
+
+        rates: NDArray[np.float64]
+        angles: NDArray[np.float64]
+        slopes: NDArray[np.float64]
+        unit_norms: NDArray[np.float64]
+        norms: dict[Block, NDArray[np.float64]]
+
+    def initialize(self) -> "NormRecorder":
+        """Forget earlier trainings."""
+        self.epochs_: list[NormRecorder.Epoch] = []
+        self.n_steps_ = 1
+        return self
+
+    def on_epoch_begin(self, net: Any, *args: Any, **kwargs: Any) -> None:
+        """Choose the step to look at."""
+        self.chosen_, self.n_steps_ = len(self.epochs_) % self.n_steps_, 0
+
+    def on_grad_computed(self, net: Any, *args: Any, **kwargs: Any) -> None:
+        """Note weights and gradients before the chosen step, and after it what it did."""
+        if self.n_steps_ == self.chosen_:
+            self.before_ = _hidden_weights(net, "data"), _hidden_weights(net, "grad")
+        elif self.n_steps_ == self.chosen_ + 1:
+            self.step_ = self._measure(net)
+        self.n_steps_ += 1
+
+    def on_epoch_end(self, net: Any, *args: Any, **kwargs: Any) -> None:
+        """Add the epoch."""
+        if self.n_steps_ == self.chosen_ + 1:
+            self.step_ = self._measure(net)
+        del self.before_
+        unit_norms = _joined(net, [weight.norm(dim=2) for weight in _hidden_weights(net, "data")])
+
+        def of_all(part: Tensor) -> NDArray[np.float64]:
+            whole = np.full((len(net.members), *part.shape[1:]), nan)
+            whole[net.active_] = part.cpu().numpy()
+            return whole
+
+        rates, angles, slopes, ends = map(of_all, (*self.step_, unit_norms))
+        norms = {block: of_all(norm) for block, norm in _norms(net.module_).items()}
+        self.epochs_.append(self.Epoch(rates, angles, slopes, ends, norms))
+
+    def _measure(self, net: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rate, angles and slopes of the step just taken."""
+        angles, slopes = [], []
+        for weight, grad, after in zip(*self.before_, _hidden_weights(net, "data"), strict=True):
+            norm = weight.norm(dim=2, keepdim=True)
+            chord = (weight / norm - after / after.norm(dim=2, keepdim=True)).norm(dim=2)
+            angles.append(2 * torch.asin(chord / 2))
+            slopes.append(norm[:, :, 0] * grad.norm(dim=2))
+        return net.optimizer_.rates[:, 0], _joined(net, angles), _joined(net, slopes)
+
+
+def _hidden_weights(net: StackedNet, what: str) -> list[Tensor]:
+    """Return copies of each hidden layer's weights, or their gradients, ``(M, H, D)``."""
+    module = net.module_
+    parts = module.blocks(getattr(module.theta, what))["hidden_weights"]
+    return [part.to(torch.float64, copy=True) for part in parts]
+
+
+def _joined(net: StackedNet, layers: list[Tensor]) -> Tensor:
+    """Join values of every layer's units, ``(M, H)`` each, of which there may be none."""
+    return torch.cat([net.module_.theta.new_zeros((len(net.active_), 0)), *layers], 1)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What L2 did in one fit.
+
+    Attributes
+    ----------
+    sentences : tuple of str
+        What follows for each kind of parameter that L2 reaches, and which units are of no use.
+    layers : DataFrame
+        A row per layer and role: number of parameters, norm, norm at the start (nan after a warm start), l2, decay
+        `budget` and share of the penalty. Where batch norm follows, of the median unit's weights: `effective_rate`,
+        the largest learning rate over ||w||^2 (SGD) or ||w|| (Adam); how much larger that is than at the start
+        and, if norms were recorded, than it would be without L2 (an estimate); the `angle` in radians by which a
+        step turned the weights, root mean square over the second half of the epochs, and `equilibrium_angle`,
+        where learning rate and L2 would lead it.
+    units : DataFrame
+        A row per hidden layer: its units, those that are `dead` (the same output on every row), and with batch norm
+        those with |gamma| < 0.01.
+    invariances : DataFrame
+        A row per rescaling by the factor 3: `change`, the largest change of an output in its standard deviations, with
+        batch statistics over up to 300 rows, and whether theory has it `invariant` (None where no theory reaches).
+    evaded : frozenset of (layer, role)
+        The parameters that L2 reaches and can shrink for free, so that it cannot limit the function through them.
+    trajectory : DataFrame or None
+        A row per epoch, layer and role with its norm; for hidden weights also learning rate,
+        effective rate, angle and equilibrium angle. None without a `NormRecorder`.
+    """
+
+    sentences: tuple[str, ...]
+    layers: pd.DataFrame
+    units: pd.DataFrame
+    invariances: pd.DataFrame
+    evaded: frozenset[Block]
+    trajectory: pd.DataFrame | None
+    threshold: float = INVARIANT
+
+    def summary(self) -> str:
+        """Return the sentences, one a line."""
+        return "\n".join(self.sentences)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+
+def diagnose(estimator: Any, X: Any) -> Diagnosis:
+    """Tell what L2 did in a fit: did it limit the function, or only set the learning rate?
+
+    Groups of parameters are scaled in the fitted network itself. Where that leaves its outputs as they are,
+    L2 can shrink the group for free; it is then said to be evaded, and cannot limit the function.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        A BNMLPClassifier or BNMLPRegressor, or a pipeline, a search or a TransformedTargetRegressor around one. Of an
+        ensemble the first member is looked at. With ``callbacks=[NormRecorder()]`` there is more to say.
+    X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
+        Rows such as those of `fit`; up to 300 are used.
+
+    Returns
+    -------
+    Diagnosis
+
+    Raises
+    ------
+    ValueError
+        If the estimator does not end in a network, or X has fewer than two rows.
+
+    References
+    ----------
+    van Laarhoven 2017, "L2 regularization versus batch and weight normalization", arXiv:1706.05350.
+    Kosson et al. 2024, "Rotational equilibrium", ICML.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sk_bnreg import BNMLPClassifier, diagnose
+    >>> X, y = load_wine(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), BNMLPClassifier((16, 16), l2=1e-3, random_state=0)).fit(X, y)
+    >>> print(diagnose(model, X).sentences[0])
+    D = 0.00015: decay alone would have shrunk a penalised parameter by 0.015 %. This L2 did nothing.
+    """
+    network, x = _network_and_rows(estimator, X)
+    layers = _layers(network)
+    rescalings = _rescalings(network, x)
+    units = _units(network, x)
+    penalised = [block for block, row in layers.items() if row["l2"] > 0]
+    ways = {block: _evasion(block, penalised, rescalings) for block in penalised}
+    return Diagnosis(
+        sentences=(*_l2_sentences(network, layers, rescalings, ways), *_unit_sentences(units)),
+        layers=pd.DataFrame(list(layers.values()), index=pd.MultiIndex.from_tuples(layers, names=["layer", "role"])),
+        units=pd.DataFrame.from_dict(units, orient="index").rename_axis("layer"),
+        invariances=pd.DataFrame(
+            {"change": [r.change for r in rescalings], "invariant": [r.invariant for r in rescalings]},
+            index=pd.Index([r.name for r in rescalings], name="rescaling"),
+        ),
+        evaded=frozenset(block for block, way in ways.items() if way is not None),
+        trajectory=_trajectory(network),
+    )
+
+
+def _network_and_rows(estimator: Any, X: Any) -> tuple[Any, Tensor]:
+    """Return the fitted network at the end of an estimator, and some rows as they reach it, ``(D, B)``."""
+    check_is_fitted(estimator)
+    n_rows = _num_samples(X)
+    if n_rows > N_ROWS:
+        X = _safe_indexing(X, np.linspace(0, n_rows - 1, N_ROWS).astype(int))
+    if hasattr(estimator, "best_estimator_"):
+        return _network_and_rows(estimator.best_estimator_, X)
+    if isinstance(estimator, TransformedTargetRegressor):
+        return _network_and_rows(estimator.regressor_, X)
+    if isinstance(estimator, Pipeline):
+        return _network_and_rows(estimator[-1], estimator[:-1].transform(X) if len(estimator) > 1 else X)
+    if not isinstance(estimator, BaseBNMLP):
+        raise ValueError(f"estimator must be or end in a BNMLPClassifier or BNMLPRegressor, got {estimator!r}.")
+    if n_rows < 2:
+        raise ValueError(f"X must have at least 2 rows, over which to take batch statistics, got {n_rows}.")
+    X = validate_data(estimator, X, reset=False, **estimator._array_rules())
+    dense = X.toarray() if sparse.issparse(X) else X  # type: ignore[attr-defined]
+    return estimator, torch.from_numpy(dense.T.astype(np.float64))
+
+
+def _values(module: StackedMLP, flat: Tensor) -> dict[Block, Tensor]:
+    """View ``(M, P)`` by layer and role, ``(M, *shape)`` each, from the first layer on."""
+    last = len(module.shapes["hidden_weights"]) + 1
+    views = {}
+    for role, parts in module.blocks(flat).items():
+        first = 1 + last - len(parts) if role in ("output_weights", "biases") else 1
+        views.update({(layer, role): part for layer, part in enumerate(parts, first)})
+    return {block: views[block] for block in sorted(views, key=_order)}
+
+
+def _order(block: Block) -> tuple[int, int]:
+    return block[0], ROLES.index(block[1])
+
+
+def _norms(module: StackedMLP) -> dict[Block, Tensor]:
+    """Return the norm of each block, ``(M,)``."""
+    values = _values(module, module.theta.data)
+    return {block: value.double().flatten(1).norm(dim=1) for block, value in values.items()}
+
+
+class _Rescaling(NamedTuple):
+    """Parameters multiplied by powers of `FACTOR`, what that did to the outputs, and what theory says of it."""
+
+    powers: Mapping[Block, int]
+    invariant: bool | None
+    change: float
+
+    @property
+    def name(self) -> str:
+        up, down = (_words([block for block, power in self.powers.items() if power == sign]) for sign in (1, -1))
+        return f"{up} x {FACTOR:g}" + (f", {down} / {FACTOR:g}" if down else "")
+
+
+def _rescalings(network: Any, x: Tensor) -> list[_Rescaling]:
+    """Scale groups of parameters, each in a member of one stack, and compare outputs with batch statistics of `x`."""
+    original = network.net_.module_
+    hidden = [shape[0] for shape in original.shapes["hidden_weights"]]
+    known = list(_known_rescalings(len(hidden), original.batch_norm, original.activation in HOMOGENEOUS))
+    stack = StackedMLP(
+        n_members=1 + len(known),
+        n_features=x.shape[0],
+        hidden_layer_sizes=hidden,
+        n_outputs=original.shapes["output_weights"][0][0],
+        activation=original.activation,
+        batch_norm=original.batch_norm,
+        batch_norm_eps=original.batch_norm_eps,
+        dtype=torch.float64,
+    )
+    with torch.no_grad():
+        stack.theta.copy_(original.theta[:1])
+        values = _values(stack, stack.theta)
+        for member, (powers, _) in enumerate(known, 1):
+            for block, power in powers.items():
+                values[block][member] *= FACTOR**power
+        outputs = stack(x.expand(len(stack.theta), -1, -1))  # (M, C, B)
+    spread = outputs[0].std(dim=1, keepdim=True).clamp(min=1e-300)
+    changes = ((outputs[1:] - outputs[0]).abs() / spread).amax(dim=(1, 2))
+    return [_Rescaling(*what, change) for what, change in zip(known, changes.tolist(), strict=True)]
+
+
+def _known_rescalings(
+    n_hidden: int, batch_norm: bool, homogeneous: bool
+) -> Iterator[tuple[dict[Block, int], bool | None]]:
+    """Yield groups of parameters to be scaled, and whether theory says that the function stays."""
+    output = (n_hidden + 1, "output_weights")
+    for layer in range(1, n_hidden + 1):
+        weights = (layer, "hidden_weights")
+        scale = dict.fromkeys([(layer, "gamma"), (layer, "beta")] if batch_norm else [weights, (layer, "biases")], 1)
+        yield {weights: 1}, batch_norm
+        if batch_norm:
+            yield {(layer, "gamma"): 1}, False if homogeneous else None
+        if batch_norm and layer < n_hidden:  # the next batch norm takes the scale out again
+            yield scale, homogeneous or None
+        else:
+            if batch_norm:
+                yield scale, False if homogeneous else None
+            following = output if layer == n_hidden else (layer + 1, "hidden_weights")
+            yield {**scale, following: -1}, homogeneous or None
+    yield {output: 1}, False
+
+
+def _units(network: Any, x: Tensor) -> dict[int, dict[str, int]]:
+    """Count the units of each hidden layer, and those of them that are of no use."""
+    module = network.net_.module_
+    hidden: list[Tensor] = []
+    with torch.no_grad():
+        module.train(False)(x.to(module.theta)[None].expand(len(module.theta), -1, -1), hidden)
+    counts = {}
+    for layer, after in enumerate(hidden, 1):
+        counts[layer] = {"units": after.shape[1], "dead": int((after[0].std(dim=1) == 0).sum())}
+        if module.batch_norm:
+            gamma = module.blocks(module.theta.data)["gamma"][layer - 1]
+            counts[layer]["gamma near 0"] = int((gamma[0].abs() < 0.01).sum())
+    return counts
+
+
+def _layers(network: Any) -> dict[Block, dict[str, float]]:
+    """Return the rows of `Diagnosis.layers`."""
+    net, module = network.net_, network.net_.module_
+    member, budgets = net.members[0], {report.role: report.budget for report in network.l2_report_}
+    start = _start(network)
+    values = {block: value[0].double().cpu() for block, value in _values(module, module.theta.data).items()}
+    penalty = {block: member.l2[block[1]] * float(value.square().sum()) for block, value in values.items()}
+    rows = {}
+    for block, value in values.items():
+        layer, role = block
+        row = {
+            "parameters": value.numel(),
+            "norm": float(value.norm()),
+            "norm at start": float(start[block].norm()) if start else nan,
+            "l2": member.l2[role],
+            "budget": budgets[role],
+            "share of penalty": penalty[block] / (sum(penalty.values()) or 1.0),
+        }
+        rows[block] = row | (_rotation(network, layer, value, start) if _is_normalised(module, role) else {})
+    return rows
+
+
+def _is_normalised(module: StackedMLP, role: str) -> bool:
+    """Tell whether batch norm follows parameters of this role, so that their scale does not matter."""
+    return module.batch_norm and role == "hidden_weights"
+
+
+def _start(network: Any) -> dict[Block, Tensor]:
+    """Return the weights that the first member started from, drawn again; none after a warm start."""
+    net = network.net_
+    if net.records_[0].n_steps_before:
+        return {}
+    module = StackedMLP(**{**net.get_params_for("module"), "n_members": 1})
+    module.reset_parameters([torch.Generator().manual_seed(net.members[0].seed)])
+    return {block: value[0].double() for block, value in _values(module, module.theta.data).items()}
+
+
+def _rotation(network: Any, layer: int, weight: Tensor, start: Mapping[Block, Tensor]) -> dict[str, float]:
+    """Return what `Diagnosis.layers` has of weights that batch norm follows, medians over units."""
+    norms = weight.norm(dim=1).numpy()
+    power = _rate_power(network)
+    found = {"effective rate": float(np.median(network.net_.members[0].learning_rate_init / norms**power))}
+    if start:
+        at_start = start[layer, "hidden_weights"].norm(dim=1).numpy()
+        found["times that at start"] = float(np.median((at_start / norms) ** power))
+    recorder = _recorder(network)
+    if recorder is None or not recorder.epochs_:
+        return found
+    units = _units_of(network, layer)
+    epochs = recorder.epochs_[: network.best_iter_]
+    if start:
+        without = _norms_without_l2(network, recorder, units, at_start)
+        found["times that without L2"] = float(np.median((without / norms) ** power))
+    half = epochs[len(epochs) // 2 :]
+    angles = np.array([epoch.angles[0, units] for epoch in half])
+    rates = np.array([epoch.rates[0] for epoch in half])
+    found["angle"] = float(np.median(np.sqrt((angles**2).mean(axis=0))))
+    found["equilibrium angle"] = float(np.sqrt((equilibrium_angle(network, rates) ** 2).mean()))
+    return found
+
+
+def _rate_power(network: Any) -> int:
+    """Return p in lr / ||w||^p, how fast weights turn: a gradient falls with ||w||, Adam's steps do not."""
+    return 2 if network.solver == "sgd" else 1
+
+
+def _recorder(network: Any) -> NormRecorder | None:
+    callbacks = [callback for _, callback in network.net_.callbacks_]
+    return next((callback for callback in callbacks if isinstance(callback, NormRecorder)), None)
+
+
+def _units_of(network: Any, layer: int) -> slice:
+    """Return where a hidden layer's units stand in the arrays of a `NormRecorder`."""
+    ends = np.cumsum([0] + [shape[0] for shape in network.net_.module_.shapes["hidden_weights"]])
+    return slice(ends[layer - 1], ends[layer])
+
+
+def equilibrium_angle(network: Any, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the angle in radians by which a step turns weights that batch norm follows, once decay balances growth.
+
+    With momentum m (Adam's beta_1) and a decay of d per step, sqrt(2 d (1 - m) / (1 + m)), where d is lr * l2,
+    for SGD with ``l2_mode="loss"`` lr * l2 / (1 - m). For Adam with ``l2_mode="loss"`` it depends on the
+    gradient and is nan here.
+
+    References
+    ----------
+    Wan et al. 2021, "Spherical motion dynamics"; Kosson et al. 2024, "Rotational equilibrium".
+    """
+    member = network.net_.members[0]
+    momentum = network.momentum if network.solver == "sgd" else network.beta_1
+    factor = network.net_.optimizer_.loss_factor() if member.l2_mode == "loss" else 1.0
+    decay = rates * member.l2["hidden_weights"] * factor
+    return np.sqrt(2 * decay * (1 - momentum) / (1 + momentum))
+
+
+def _norms_without_l2(
+    network: Any, recorder: NormRecorder, units: slice, start: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Estimate the norms that the weights would have now, had they not decayed.
+
+    What the steps of an epoch added to ||w||^2 is what it grew by beyond its decay. Without decay Adam's steps would
+    have added as much; those of SGD, whose gradients fall with ||w||, as much times ||w||^2 over its own.
+    """
+    kept = network.best_iter_
+    squares = np.square([start, *(epoch.unit_norms[0, units] for epoch in recorder.epochs_[:kept])])
+    budgets = [0.0] + [budget["hidden_weights"] for budget in network.net_.records_[0].budgets[:kept]]
+    square = squares[0]
+    for before, after, decay in zip(squares[:-1], squares[1:], np.diff(budgets), strict=True):
+        left = np.exp(-2 * decay)
+        added = (after - left * before) * (2 * decay / (1 - left) if decay else 1.0)
+        if network.solver == "sgd":
+            square = np.sqrt(np.maximum(square**2 + 2 * added * np.sqrt(before * after), 0))
+        else:
+            square = np.maximum(square + added, 0)
+    return np.sqrt(square)
+
+
+def _trajectory(network: Any) -> pd.DataFrame | None:
+    """Return a row per epoch, layer and role of what a `NormRecorder` saw of the first member."""
+    recorder = _recorder(network)
+    if recorder is None or not recorder.epochs_:
+        return None
+    epochs = recorder.epochs_
+    number = np.arange(1, len(epochs) + 1)
+    rates = np.array([epoch.rates[0] for epoch in epochs])
+    equilibrium = equilibrium_angle(network, rates)
+    nothing = np.full(len(epochs), nan)
+    paths = []
+    for layer, role in epochs[0].norms:
+        seen = [nothing] * 4
+        if _is_normalised(network.net_.module_, role):
+            units = _units_of(network, layer)
+            norms, angles = (
+                np.array([getattr(epoch, name)[0, units] for epoch in epochs]) for name in ("unit_norms", "angles")
+            )
+            effective = np.median(rates[:, None] / norms ** _rate_power(network), axis=1)
+            seen = [rates, effective, np.median(angles, axis=1), equilibrium]
+        norm = np.array([epoch.norms[layer, role][0] for epoch in epochs])
+        paths.append([number, np.full(len(epochs), layer), np.full(len(epochs), role), norm, *seen])
+    names = ("epoch", "layer", "role", "norm", "learning rate", "effective rate", "angle", "equilibrium angle")
+    columns = map(np.concatenate, zip(*paths, strict=True))
+    return pd.DataFrame(dict(zip(names, columns, strict=True))).dropna(subset="norm")
+
+
+def _l2_sentences(
+    network: Any,
+    layers: Mapping[Block, Mapping[str, float]],
+    rescalings: Sequence[_Rescaling],
+    ways: Mapping[Block, Mapping[Block, float] | None],
+) -> list[str]:
+    """Say of every group of penalised parameters whether L2 can limit the function through it.
+
+    `ways` are the rescalings by which each block is evaded, None where there is none.
+    """
+    if not ways:
+        return ["There is no L2 in this fit."]
+    budget = max(layers[block]["budget"] for block in ways)
+    if budget < NEGLIGIBLE:
+        shrunk = f"{100 * (1 - exp(-budget)):.2g} %"
+        return [
+            f"D = {budget:.2g}: decay alone would have shrunk a penalised parameter by {shrunk}. This L2 did nothing."
+        ]
+    free: dict[tuple[bool, tuple[Block, ...]], list[Block]] = {}
+    for block, way in ways.items():
+        if way is not None:
+            into = tuple(other for other, power in way.items() if power > 0)
+            free.setdefault((_is_normalised(network.net_.module_, block[1]), into), []).append(block)
+    sentences = []
+    for (normalised, into), blocks in free.items():
+        change = max(r.change for r in rescalings if r.change < INVARIANT and set(blocks) & set(r.powers))
+        shown = f"x {FACTOR:g} changes the outputs by {change:.0e} of their standard deviation"
+        if normalised and not into:
+            rate = _learning_rate([layers[block] for block in blocks])
+            sentences += [
+                f"L2 on {_words(blocks)} cannot change the best function here: batch norm takes their scale out again "
+                f"({shown}). It sets their effective learning rate{rate}."
+            ]
+        elif into:
+            sentences += [
+                f"L2 on {_words(blocks)} is evaded: the scale can move into {_words(into)}, which L2 does not reach "
+                f"({shown})."
+            ]
+        else:
+            sentences += [f"L2 on {_words(blocks)} is evaded: the next batch norm takes the scale out again ({shown})."]
+    held = [block for block, way in ways.items() if way is None]
+    if held:
+        sentence = f"L2 on {_words(held)} limits the function: nothing that leaves it as it is shrinks them all."
+        if network.activation not in HOMOGENEOUS:
+            sentence += f" (Of activation={network.activation!r}, which is not homogeneous, theory knows no more.)"
+        sentences += [sentence]
+    return sentences
+
+
+def _evasion(block: Block, penalised: Sequence[Block], rescalings: Sequence[_Rescaling]) -> dict[Block, float] | None:
+    """Combine rescalings that leave the outputs as they are so that a block shrinks and nothing penalised grows.
+
+    Return the powers that it gives every block, or None if there is none.
+    """
+    usable = [rescaling.powers for rescaling in rescalings if rescaling.change < INVARIANT]
+    blocks = sorted({*penalised, *(other for powers in usable for other in powers)}, key=_order)
+    powers = np.array([[some.get(other, 0) for some in usable] for other in blocks], float).reshape(len(blocks), -1)
+    both = np.hstack([powers, -powers])  # upwards and downwards
+    if not both.size:
+        return None
+    may_not_grow = both[[other in penalised for other in blocks]]
+    found = linprog(
+        np.ones(both.shape[1]),
+        A_ub=may_not_grow,
+        b_ub=np.zeros(len(may_not_grow)),
+        A_eq=both[[blocks.index(block)]],
+        b_eq=[-1.0],
+    )
+    return dict(zip(blocks, both @ found.x, strict=True)) if found.success else None
+
+
+def _learning_rate(rows: Sequence[Mapping[str, float]]) -> str:
+    """Say what L2 did to the effective learning rate of some weights, if that was recorded."""
+    if "angle" not in rows[0]:
+        return ", by how much callbacks=[NormRecorder()] would tell"
+    times = [row.get("times that without L2", nan) for row in rows]
+    angles = [row["angle"] / row["equilibrium angle"] for row in rows]
+    if np.isnan(times).any():
+        return ""
+    state = "they are in rotational equilibrium" if min(angles) > 0.9 and max(angles) < 1.1 else "no equilibrium yet"
+    return (
+        f", now {_range(times)} times what it would be without L2 (an estimate); {state}: steps turn them by "
+        f"{_range(angles)} of the angle that learning rate and L2 lead to"
+    )
+
+
+def _unit_sentences(units: Mapping[int, Mapping[str, int]]) -> list[str]:
+    """Say which hidden layers have units that are of no use."""
+    sentences = []
+    for layer, row in units.items():
+        of = f"of {row['units']} units of layer {layer}"
+        if row["dead"]:
+            sentences += [f"{row['dead']} {of} give one output on every row."]
+        if row.get("gamma near 0"):
+            sentences += [f"{row['gamma near 0']} {of} have |gamma| < 0.01."]
+    return sentences
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2g}", f"{max(values):.2g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _words(blocks: Sequence[Block]) -> str:
+    """Name blocks: "gamma and beta of layers 1 and 2, output weights"."""
+    layers: dict[str, list[int]] = {}
+    for layer, role in blocks:
+        layers.setdefault(role.replace("_", " "), []).append(layer)
+    roles: dict[str, list[str]] = {}
+    for role, numbers in layers.items():
+        of = f" of layer{'s' * (len(numbers) > 1)} " + _join(map(str, numbers))
+        roles.setdefault("" if role == "output weights" else of, []).append(role)
+    return ", ".join(_join(names) + of for of, names in roles.items())
+
+
+def _join(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
