@@ -520,7 +520,7 @@ def _l2_sentences(
     sentences = []
     for (normalised, into), blocks in free.items():
         change = max(r.change for r in rescalings if r.change < INVARIANT and set(blocks) & set(r.powers))
-        shown = f"x {FACTOR:g} changes the outputs by {change:.0e} of their standard deviation"
+        shown = f"x {FACTOR:g} changes the outputs by {change:.1g} of their standard deviation"
         if normalised and not into:
             rate = _learning_rate([layers[block] for block in blocks])
             sentences += [
@@ -598,7 +598,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _words(blocks: Sequence[Block]) -> str:
-    """Name blocks: "gamma and beta of layers 1 and 2, output weights"."""
+    """Name blocks: "gamma and beta of layers 1 and 2 and output weights"."""
     layers: dict[str, list[int]] = {}
     for layer, role in blocks:
         layers.setdefault(role.replace("_", " "), []).append(layer)
@@ -606,7 +606,8 @@ def _words(blocks: Sequence[Block]) -> str:
     for role, numbers in layers.items():
         of = f" of layer{'s' * (len(numbers) > 1)} " + _join(map(str, numbers))
         roles.setdefault("" if role == "output weights" else of, []).append(role)
-    return ", ".join(_join(names) + of for of, names in roles.items())
+    parts = [_join(names) + of for of, names in roles.items()]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _join(words: Iterable[str]) -> str:

@@ -377,7 +377,7 @@ def rate_decay_grid(n_seeds: int = 5) -> pd.DataFrame:
 
 def retuned_rate(n_seeds: int = 4) -> Iterator[Finding]:
     """R8: does the gap from dropping L2 close when the learning rate is tuned again?"""
-    source = "Wu 2019, L2 regularization and batch norm, Jane Street's blog: it does, on CIFAR-10"
+    source = "Wu 2019, L2 regularization and batch norm, Jane Street's blog, read in summaries: it does, on CIFAR-10"
     claim = "On the digits: what L2 on the hidden weights gains, a learning rate tuned without it gains as well."
     X, y = load_digits(return_X_y=True)
     network = BNMLPClassifier((64, 64), l2_targets="hidden_weights", random_state=0)

@@ -15,7 +15,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 from sklearn.datasets import load_wine
 
-from sk_bnreg import BNMLPClassifier, SchemeComparison
+from sk_bnreg import BNMLPClassifier, NormRecorder, SchemeComparison, diagnose
 from sk_bnreg._comparison import DEFAULT_SCHEMES, SCHEMES, StudyPlan
 from sk_bnreg._survey import Survey, survey_schemes
 from sk_bnreg.cli import main
@@ -44,8 +44,9 @@ def call(monkeypatch, capsys):
 def make_comparison():
     """Return a function that makes up a comparison of some schemes: scores, tuning, plan and a trained network."""
     X, y = load_wine(return_X_y=True)
+    X = (X - X.mean(0)) / X.std(0)
     best = BNMLPClassifier((8,), max_iter=12, early_stopping=True, n_iter_no_change=np.inf, random_state=0)
-    best.fit((X - X.mean(0)) / X.std(0), y)
+    best.set_params(callbacks=[NormRecorder()]).fit(X, y).set_params(callbacks=None)
 
     def make(names=DEFAULT_SCHEMES, rename=str):
         rng = np.random.default_rng(0)
@@ -94,6 +95,7 @@ def make_comparison():
             tuning=pd.DataFrame(tuning),
             best_estimator_=best,
             plan=plan,
+            diagnosis=diagnose(best, X),
         )
 
     return make

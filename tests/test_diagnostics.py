@@ -108,7 +108,7 @@ def test_sentences(digits):
         "L2 on output weights is evaded: the scale can move into gamma and beta of layer 2, which L2 does not reach"
     )
     assert everything[1].startswith("L2 on gamma and beta of layer 1 is evaded: the next batch norm")
-    assert everything[2].startswith("L2 on gamma and beta of layer 2, output weights, biases of layer 3 limits the")
+    assert everything[2].startswith("L2 on gamma and beta of layer 2, output weights and biases of layer 3 limits the")
     assert "'tanh', which is not homogeneous" in tanh[-1]
     assert nothing == ("There is no L2 in this fit.",)
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -107,7 +108,9 @@ def test_names_are_escaped(make_comparison, survey_page, tmp_path):
 
 
 def test_what_is_not_known_is_left_out(comparison, tmp_path):
-    bare = replace(comparison, plan=None, tuning=None, best_estimator_=None, caveat="Chosen on the same folds.")
+    bare = replace(
+        comparison, plan=None, tuning=None, best_estimator_=None, diagnosis=None, caveat="Chosen on the same folds."
+    )
     bare = replace(bare, frame=bare.frame[["scheme", "repeat", "fold", "seed", "score"]])
     bare.report(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -142,6 +145,20 @@ def test_the_wheel_has_the_templates():
     assert {path.name for path in (package / "templates").iterdir()} == {
         "comparison.html.jinja", "page.html.jinja", "survey.html.jinja"
     }  # fmt: skip
+
+
+def test_what_l2_did_in_the_best_model_is_told(comparison, tmp_path):
+    comparison.report(tmp_path / "with.html")
+    page = unescape((tmp_path / "with.html").read_text(encoding="utf-8"))
+    section = page[page.index('<section aria-labelledby="diagnosis">') :]
+    section = section[: section.index("</section>")]
+    assert all(f"<li>{sentence}</li>" in section for sentence in comparison.diagnosis.sentences)
+    assert section.count("<svg") == 3
+    for name, row in comparison.diagnosis.invariances.iterrows():
+        assert name in section
+        assert f"{row['change']:.4g}" in section
+    replace(comparison, diagnosis=None).report(tmp_path / "without.html")
+    assert 'aria-labelledby="diagnosis"' not in (tmp_path / "without.html").read_text(encoding="utf-8")
 
 
 def test_an_optuna_study_is_told_with_the_importance_of_its_parameters(comparison, made_up_study, tmp_path):
