@@ -12,7 +12,7 @@ _LATER = {
     "Diagnosis": "_diagnostics",
     "InvarianceDisplay": "_diagnosis_displays",
     "NormTrajectoryDisplay": "_diagnosis_displays",
-    "NormRecorder": "_diagnostics",
+    "NormRecorder": "_rotation",
     "diagnose": "_diagnostics",
     "CriticalDifferenceDisplay": "_survey_displays",
     "L2PathDisplay": "_displays",

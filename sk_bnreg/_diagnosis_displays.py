@@ -7,7 +7,7 @@ from sk_bnreg._displays import COLOURS, Display
 _FLOOR = 1e-17  # stands for no change at all on a logarithmic axis
 _QUANTITIES = {
     "norm": "norm of the parameters",
-    "effective rate": "effective learning rate",
+    "effective_rate": "effective learning rate",
     "angle": "angle per step (radians)",
 }
 
@@ -106,7 +106,7 @@ class NormTrajectoryDisplay(Display):
     ----------
     trajectory : DataFrame
         As `Diagnosis.trajectory`.
-    quantity : {"norm", "effective rate", "angle"}
+    quantity : {"norm", "effective_rate", "angle"}
         "norm" has a line per layer and role; the others have one per hidden layer that batch norm follows, of its
         median unit, "angle" with dashes where learning rate and L2 lead all layers to.
 
@@ -139,7 +139,7 @@ class NormTrajectoryDisplay(Display):
         ----------
         diagnosis : Diagnosis
             Of a network that was trained with a `NormRecorder`.
-        quantity : {"norm", "effective rate", "angle"}, default="norm"
+        quantity : {"norm", "effective_rate", "angle"}, default="norm"
         ax : Axes, default=None
 
         Returns
@@ -156,7 +156,7 @@ class NormTrajectoryDisplay(Display):
         known = [name for name in _QUANTITIES if diagnosis.trajectory[name].notna().any()]
         if quantity not in known:
             raise ValueError(f"quantity must be one of {known} for this network, got {quantity!r}.")
-        columns = ["epoch", "layer", "role", quantity] + (["equilibrium angle"] if quantity == "angle" else [])
+        columns = ["epoch", "layer", "role", quantity] + (["equilibrium_angle"] if quantity == "angle" else [])
         return cls(diagnosis.trajectory[columns].dropna(subset=quantity), quantity=quantity).plot(ax)
 
     def frame(self):
@@ -171,9 +171,9 @@ class NormTrajectoryDisplay(Display):
             style = {"color": COLOURS[(layer - 1) % len(COLOURS)], "linestyle": dashes[role]}
             (self.lines_[name],) = ax.plot(path["epoch"], path[self.quantity], label=name, **style)
         self.equilibrium_ = None
-        if self.quantity == "angle" and path["equilibrium angle"].notna().any():
+        if self.quantity == "angle" and path["equilibrium_angle"].notna().any():
             dashed = {"color": ink, "linestyle": "--", "label": "equilibrium"}  # the same for every layer
-            (self.equilibrium_,) = ax.plot(path["epoch"], path["equilibrium angle"], **dashed)
+            (self.equilibrium_,) = ax.plot(path["epoch"], path["equilibrium_angle"], **dashed)
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()

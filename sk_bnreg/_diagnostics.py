@@ -1,4 +1,4 @@
-"""What L2 did in a fit: norms, effective learning rates, rotation, and what rescaling the network changes."""
+"""diagnose: could L2 limit the function of a fitted network, or did it only set the pace?"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,127 +8,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import linprog
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
-from skorch.callbacks import Callback
 from torch import Tensor
 
 from sk_bnreg._base import BaseBNMLP
-from sk_bnreg._net import StackedNet
-from sk_bnreg._roles import ROLES
+from sk_bnreg._rotation import Block, block_order, block_values, is_normalised, layer_rows, trajectory
 from sk_bnreg._stack import StackedMLP
-
-Block = tuple[int, str]  # the parameters of a role in a layer; layers count from 1
 
 FACTOR = 3.0  # by which parameters are scaled
 INVARIANT = 0.01  # an output that changes by less than this share of its standard deviation stays as it is
 NEGLIGIBLE = 0.03  # a smaller decay budget shrinks nothing by as much as 3 %
 N_ROWS = 300  # on which the outputs are compared
 HOMOGENEOUS = ("identity", "relu")  # activations with f(c z) = c f(z) for every c > 0
-
-
-class NormRecorder(Callback):
-    """skorch callback that records norms and rotation while a network trains.
-
-    Given to an estimator as ``callbacks=[NormRecorder()]``, it is found by `diagnose`.
-
-    Attributes
-    ----------
-    epochs_ : list of Epoch
-        What was seen in each epoch.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_iris
-    >>> from sk_bnreg import BNMLPClassifier, NormRecorder
-    >>> net = BNMLPClassifier((8,), max_iter=5, callbacks=[NormRecorder()], random_state=0)
-    >>> epochs = net.fit(*load_iris(return_X_y=True)).callbacks[0].epochs_
-    >>> len(epochs), epochs[0].angles.shape
-    (5, (1, 8))
-    """
-
-    class Epoch(NamedTuple):
-        """What was seen in an epoch; arrays have a row per member, nan where it trains no more.
-
-        Attributes
-        ----------
-        rates : ndarray of shape (n_members,)
-            Learning rate of the step that was looked at; each epoch it is the next one.
-        angles, slopes : ndarray of shape (n_members, n_hidden_units)
-            Of each hidden unit's incoming weights w in that step: the angle by which it turned them, in radians,
-            and ||w|| ||g||, where g is their loss gradient.
-        unit_norms : ndarray of shape (n_members, n_hidden_units)
-            ||w|| after the epoch.
-        norms : dict of (layer, role) to ndarray of shape (n_members,)
-            Norm of all parameters of a role in a layer after the epoch.
-        """
-
-        rates: NDArray[np.float64]
-        angles: NDArray[np.float64]
-        slopes: NDArray[np.float64]
-        unit_norms: NDArray[np.float64]
-        norms: dict[Block, NDArray[np.float64]]
-
-    def initialize(self) -> "NormRecorder":
-        """Forget earlier trainings."""
-        self.epochs_: list[NormRecorder.Epoch] = []
-        self.n_steps_ = 1
-        return self
-
-    def on_epoch_begin(self, net: Any, *args: Any, **kwargs: Any) -> None:
-        """Choose the step to look at."""
-        self.chosen_, self.n_steps_ = len(self.epochs_) % self.n_steps_, 0
-
-    def on_grad_computed(self, net: Any, *args: Any, **kwargs: Any) -> None:
-        """Note weights and gradients before the chosen step, and after it what it did."""
-        if self.n_steps_ == self.chosen_:
-            self.before_ = _hidden_weights(net, "data"), _hidden_weights(net, "grad")
-        elif self.n_steps_ == self.chosen_ + 1:
-            self.step_ = self._measure(net)
-        self.n_steps_ += 1
-
-    def on_epoch_end(self, net: Any, *args: Any, **kwargs: Any) -> None:
-        """Add the epoch."""
-        if self.n_steps_ == self.chosen_ + 1:
-            self.step_ = self._measure(net)
-        del self.before_
-        unit_norms = _joined(net, [weight.norm(dim=2) for weight in _hidden_weights(net, "data")])
-
-        def of_all(part: Tensor) -> NDArray[np.float64]:
-            whole = np.full((len(net.members), *part.shape[1:]), nan)
-            whole[net.active_] = part.cpu().numpy()
-            return whole
-
-        rates, angles, slopes, ends = map(of_all, (*self.step_, unit_norms))
-        norms = {block: of_all(norm) for block, norm in _norms(net.module_).items()}
-        self.epochs_.append(self.Epoch(rates, angles, slopes, ends, norms))
-
-    def _measure(self, net: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rate, angles and slopes of the step just taken."""
-        angles, slopes = [], []
-        for weight, grad, after in zip(*self.before_, _hidden_weights(net, "data"), strict=True):
-            norm = weight.norm(dim=2, keepdim=True)
-            chord = (weight / norm - after / after.norm(dim=2, keepdim=True)).norm(dim=2)
-            angles.append(2 * torch.asin(chord / 2))
-            slopes.append(norm[:, :, 0] * grad.norm(dim=2))
-        return net.optimizer_.rates[:, 0], _joined(net, angles), _joined(net, slopes)
-
-
-def _hidden_weights(net: StackedNet, what: str) -> list[Tensor]:
-    """Return copies of each hidden layer's weights, or their gradients, ``(M, H, D)``."""
-    module = net.module_
-    parts = module.blocks(getattr(module.theta, what))["hidden_weights"]
-    return [part.to(torch.float64, copy=True) for part in parts]
-
-
-def _joined(net: StackedNet, layers: list[Tensor]) -> Tensor:
-    """Join values of every layer's units, ``(M, H)`` each, of which there may be none."""
-    return torch.cat([net.module_.theta.new_zeros((len(net.active_), 0)), *layers], 1)
 
 
 @dataclass(frozen=True)
@@ -140,23 +36,25 @@ class Diagnosis:
     sentences : tuple of str
         What follows for each kind of parameter that L2 reaches, and which units are of no use.
     layers : DataFrame
-        A row per layer and role: number of parameters, norm, norm at the start (nan after a warm start), l2, decay
-        `budget` and share of the penalty. Where batch norm follows, of the median unit's weights: `effective_rate`,
-        the largest learning rate over ||w||^2 (SGD) or ||w|| (Adam); how much larger that is than at the start
-        and, if norms were recorded, than it would be without L2 (an estimate); the `angle` in radians by which a
-        step turned the weights, root mean square over the second half of the epochs, and `equilibrium_angle`,
-        where learning rate and L2 would lead it.
+        A row per layer and role: number of `parameters`, `norm`, `norm_at_start` (nan after a warm start), `l2`,
+        decay `budget`, `share_of_penalty`. Where batch norm follows, of the median unit's weights: `effective_rate`,
+        the largest learning rate over ||w||^2 (SGD) or ||w|| (Adam); that over its value at the start
+        (`times_start`) and, if norms were recorded, over what it would be without L2 (`times_without_l2`, an
+        estimate); the `angle` in radians by which a step turned the weights, root mean square over the second
+        half of the epochs, and the `equilibrium_angle` to which learning rate and L2 lead.
     units : DataFrame
-        A row per hidden layer: its units, those that are `dead` (the same output on every row), and with batch norm
-        those with |gamma| < 0.01.
+        A row per hidden layer: its `units`, those that are `dead` (the same output on every row), and with batch
+        norm those with |gamma| < 0.01 (`gamma_near_0`).
     invariances : DataFrame
         A row per rescaling by the factor 3: `change`, the largest change of an output in its standard deviations, with
         batch statistics over up to 300 rows, and whether theory has it `invariant` (None where no theory reaches).
     evaded : frozenset of (layer, role)
         The parameters that L2 reaches and can shrink for free, so that it cannot limit the function through them.
     trajectory : DataFrame or None
-        A row per epoch, layer and role with its norm; for hidden weights also learning rate,
-        effective rate, angle and equilibrium angle. None without a `NormRecorder`.
+        A row per `epoch`, `layer` and `role` with its `norm`; where batch norm follows also `learning_rate`,
+        `effective_rate`, `angle` and `equilibrium_angle`. None without a `NormRecorder`.
+    threshold : float
+        A smaller `change` is none.
     """
 
     sentences: tuple[str, ...]
@@ -215,7 +113,7 @@ def diagnose(estimator: Any, X: Any) -> Diagnosis:
     D = 0.00015: decay alone would have shrunk a penalised parameter by 0.015 %. This L2 did nothing.
     """
     network, x = _network_and_rows(estimator, X)
-    layers = _layers(network)
+    layers = layer_rows(network)
     rescalings = _rescalings(network, x)
     units = _units(network, x)
     penalised = [block for block, row in layers.items() if row["l2"] > 0]
@@ -229,7 +127,7 @@ def diagnose(estimator: Any, X: Any) -> Diagnosis:
             index=pd.Index([r.name for r in rescalings], name="rescaling"),
         ),
         evaded=frozenset(block for block, way in ways.items() if way is not None),
-        trajectory=_trajectory(network),
+        trajectory=trajectory(network),
     )
 
 
@@ -252,26 +150,6 @@ def _network_and_rows(estimator: Any, X: Any) -> tuple[Any, Tensor]:
     X = validate_data(estimator, X, reset=False, **estimator._array_rules())
     dense = X.toarray() if sparse.issparse(X) else X  # type: ignore[attr-defined]
     return estimator, torch.from_numpy(dense.T.astype(np.float64))
-
-
-def _values(module: StackedMLP, flat: Tensor) -> dict[Block, Tensor]:
-    """View ``(M, P)`` by layer and role, ``(M, *shape)`` each, from the first layer on."""
-    last = len(module.shapes["hidden_weights"]) + 1
-    views = {}
-    for role, parts in module.blocks(flat).items():
-        first = 1 + last - len(parts) if role in ("output_weights", "biases") else 1
-        views.update({(layer, role): part for layer, part in enumerate(parts, first)})
-    return {block: views[block] for block in sorted(views, key=_order)}
-
-
-def _order(block: Block) -> tuple[int, int]:
-    return block[0], ROLES.index(block[1])
-
-
-def _norms(module: StackedMLP) -> dict[Block, Tensor]:
-    """Return the norm of each block, ``(M,)``."""
-    values = _values(module, module.theta.data)
-    return {block: value.double().flatten(1).norm(dim=1) for block, value in values.items()}
 
 
 class _Rescaling(NamedTuple):
@@ -304,7 +182,7 @@ def _rescalings(network: Any, x: Tensor) -> list[_Rescaling]:
     )
     with torch.no_grad():
         stack.theta.copy_(original.theta[:1])
-        values = _values(stack, stack.theta)
+        values = block_values(stack, stack.theta)
         for member, (powers, _) in enumerate(known, 1):
             for block, power in powers.items():
                 values[block][member] *= FACTOR**power
@@ -346,152 +224,8 @@ def _units(network: Any, x: Tensor) -> dict[int, dict[str, int]]:
         counts[layer] = {"units": after.shape[1], "dead": int((after[0].std(dim=1) == 0).sum())}
         if module.batch_norm:
             gamma = module.blocks(module.theta.data)["gamma"][layer - 1]
-            counts[layer]["gamma near 0"] = int((gamma[0].abs() < 0.01).sum())
+            counts[layer]["gamma_near_0"] = int((gamma[0].abs() < 0.01).sum())
     return counts
-
-
-def _layers(network: Any) -> dict[Block, dict[str, float]]:
-    """Return the rows of `Diagnosis.layers`."""
-    net, module = network.net_, network.net_.module_
-    member, budgets = net.members[0], {report.role: report.budget for report in network.l2_report_}
-    start = _start(network)
-    values = {block: value[0].double().cpu() for block, value in _values(module, module.theta.data).items()}
-    penalty = {block: member.l2[block[1]] * float(value.square().sum()) for block, value in values.items()}
-    rows = {}
-    for block, value in values.items():
-        layer, role = block
-        row = {
-            "parameters": value.numel(),
-            "norm": float(value.norm()),
-            "norm at start": float(start[block].norm()) if start else nan,
-            "l2": member.l2[role],
-            "budget": budgets[role],
-            "share of penalty": penalty[block] / (sum(penalty.values()) or 1.0),
-        }
-        rows[block] = row | (_rotation(network, layer, value, start) if _is_normalised(module, role) else {})
-    return rows
-
-
-def _is_normalised(module: StackedMLP, role: str) -> bool:
-    """Tell whether batch norm follows parameters of this role, so that their scale does not matter."""
-    return module.batch_norm and role == "hidden_weights"
-
-
-def _start(network: Any) -> dict[Block, Tensor]:
-    """Return the weights that the first member started from, drawn again; none after a warm start."""
-    net = network.net_
-    if net.records_[0].n_steps_before:
-        return {}
-    module = StackedMLP(**{**net.get_params_for("module"), "n_members": 1})
-    module.reset_parameters([torch.Generator().manual_seed(net.members[0].seed)])
-    return {block: value[0].double() for block, value in _values(module, module.theta.data).items()}
-
-
-def _rotation(network: Any, layer: int, weight: Tensor, start: Mapping[Block, Tensor]) -> dict[str, float]:
-    """Return what `Diagnosis.layers` has of weights that batch norm follows, medians over units."""
-    norms = weight.norm(dim=1).numpy()
-    power = _rate_power(network)
-    found = {"effective rate": float(np.median(network.net_.members[0].learning_rate_init / norms**power))}
-    if start:
-        at_start = start[layer, "hidden_weights"].norm(dim=1).numpy()
-        found["times that at start"] = float(np.median((at_start / norms) ** power))
-    recorder = _recorder(network)
-    if recorder is None or not recorder.epochs_:
-        return found
-    units = _units_of(network, layer)
-    epochs = recorder.epochs_[: network.best_iter_]
-    if start:
-        without = _norms_without_l2(network, recorder, units, at_start)
-        found["times that without L2"] = float(np.median((without / norms) ** power))
-    half = epochs[len(epochs) // 2 :]
-    angles = np.array([epoch.angles[0, units] for epoch in half])
-    rates = np.array([epoch.rates[0] for epoch in half])
-    found["angle"] = float(np.median(np.sqrt((angles**2).mean(axis=0))))
-    found["equilibrium angle"] = float(np.sqrt((equilibrium_angle(network, rates) ** 2).mean()))
-    return found
-
-
-def _rate_power(network: Any) -> int:
-    """Return p in lr / ||w||^p, how fast weights turn: a gradient falls with ||w||, Adam's steps do not."""
-    return 2 if network.solver == "sgd" else 1
-
-
-def _recorder(network: Any) -> NormRecorder | None:
-    callbacks = [callback for _, callback in network.net_.callbacks_]
-    return next((callback for callback in callbacks if isinstance(callback, NormRecorder)), None)
-
-
-def _units_of(network: Any, layer: int) -> slice:
-    """Return where a hidden layer's units stand in the arrays of a `NormRecorder`."""
-    ends = np.cumsum([0] + [shape[0] for shape in network.net_.module_.shapes["hidden_weights"]])
-    return slice(ends[layer - 1], ends[layer])
-
-
-def equilibrium_angle(network: Any, rates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the angle in radians by which a step turns weights that batch norm follows, once decay balances growth.
-
-    With momentum m (Adam's beta_1) and a decay of d per step, sqrt(2 d (1 - m) / (1 + m)), where d is lr * l2,
-    for SGD with ``l2_mode="loss"`` lr * l2 / (1 - m). For Adam with ``l2_mode="loss"`` it depends on the
-    gradient and is nan here.
-
-    References
-    ----------
-    Wan et al. 2021, "Spherical motion dynamics"; Kosson et al. 2024, "Rotational equilibrium".
-    """
-    member = network.net_.members[0]
-    momentum = network.momentum if network.solver == "sgd" else network.beta_1
-    factor = network.net_.optimizer_.loss_factor() if member.l2_mode == "loss" else 1.0
-    decay = rates * member.l2["hidden_weights"] * factor
-    return np.sqrt(2 * decay * (1 - momentum) / (1 + momentum))
-
-
-def _norms_without_l2(
-    network: Any, recorder: NormRecorder, units: slice, start: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Estimate the norms that the weights would have now, had they not decayed.
-
-    What the steps of an epoch added to ||w||^2 is what it grew by beyond its decay. Without decay Adam's steps would
-    have added as much; those of SGD, whose gradients fall with ||w||, as much times ||w||^2 over its own.
-    """
-    kept = network.best_iter_
-    squares = np.square([start, *(epoch.unit_norms[0, units] for epoch in recorder.epochs_[:kept])])
-    budgets = [0.0] + [budget["hidden_weights"] for budget in network.net_.records_[0].budgets[:kept]]
-    square = squares[0]
-    for before, after, decay in zip(squares[:-1], squares[1:], np.diff(budgets), strict=True):
-        left = np.exp(-2 * decay)
-        added = (after - left * before) * (2 * decay / (1 - left) if decay else 1.0)
-        if network.solver == "sgd":
-            square = np.sqrt(np.maximum(square**2 + 2 * added * np.sqrt(before * after), 0))
-        else:
-            square = np.maximum(square + added, 0)
-    return np.sqrt(square)
-
-
-def _trajectory(network: Any) -> pd.DataFrame | None:
-    """Return a row per epoch, layer and role of what a `NormRecorder` saw of the first member."""
-    recorder = _recorder(network)
-    if recorder is None or not recorder.epochs_:
-        return None
-    epochs = recorder.epochs_
-    number = np.arange(1, len(epochs) + 1)
-    rates = np.array([epoch.rates[0] for epoch in epochs])
-    equilibrium = equilibrium_angle(network, rates)
-    nothing = np.full(len(epochs), nan)
-    paths = []
-    for layer, role in epochs[0].norms:
-        seen = [nothing] * 4
-        if _is_normalised(network.net_.module_, role):
-            units = _units_of(network, layer)
-            norms, angles = (
-                np.array([getattr(epoch, name)[0, units] for epoch in epochs]) for name in ("unit_norms", "angles")
-            )
-            effective = np.median(rates[:, None] / norms ** _rate_power(network), axis=1)
-            seen = [rates, effective, np.median(angles, axis=1), equilibrium]
-        norm = np.array([epoch.norms[layer, role][0] for epoch in epochs])
-        paths.append([number, np.full(len(epochs), layer), np.full(len(epochs), role), norm, *seen])
-    names = ("epoch", "layer", "role", "norm", "learning rate", "effective rate", "angle", "equilibrium angle")
-    columns = map(np.concatenate, zip(*paths, strict=True))
-    return pd.DataFrame(dict(zip(names, columns, strict=True))).dropna(subset="norm")
 
 
 def _l2_sentences(
@@ -516,7 +250,7 @@ def _l2_sentences(
     for block, way in ways.items():
         if way is not None:
             into = tuple(other for other, power in way.items() if power > 0)
-            free.setdefault((_is_normalised(network.net_.module_, block[1]), into), []).append(block)
+            free.setdefault((is_normalised(network.net_.module_, block[1]), into), []).append(block)
     sentences = []
     for (normalised, into), blocks in free.items():
         change = max(r.change for r in rescalings if r.change < INVARIANT and set(blocks) & set(r.powers))
@@ -549,7 +283,7 @@ def _evasion(block: Block, penalised: Sequence[Block], rescalings: Sequence[_Res
     Return the powers that it gives every block, or None if there is none.
     """
     usable = [rescaling.powers for rescaling in rescalings if rescaling.change < INVARIANT]
-    blocks = sorted({*penalised, *(other for powers in usable for other in powers)}, key=_order)
+    blocks = sorted({*penalised, *(other for powers in usable for other in powers)}, key=block_order)
     powers = np.array([[some.get(other, 0) for some in usable] for other in blocks], float).reshape(len(blocks), -1)
     both = np.hstack([powers, -powers])  # upwards and downwards
     if not both.size:
@@ -569,8 +303,8 @@ def _learning_rate(rows: Sequence[Mapping[str, float]]) -> str:
     """Say what L2 did to the effective learning rate of some weights, if that was recorded."""
     if "angle" not in rows[0]:
         return ", by how much callbacks=[NormRecorder()] would tell"
-    times = [row.get("times that without L2", nan) for row in rows]
-    angles = [row["angle"] / row["equilibrium angle"] for row in rows]
+    times = [row.get("times_without_l2", nan) for row in rows]
+    angles = [row["angle"] / row["equilibrium_angle"] for row in rows]
     if np.isnan(times).any():
         return ""
     state = "they are in rotational equilibrium" if min(angles) > 0.9 and max(angles) < 1.1 else "no equilibrium yet"
@@ -587,8 +321,8 @@ def _unit_sentences(units: Mapping[int, Mapping[str, int]]) -> list[str]:
         of = f"of {row['units']} units of layer {layer}"
         if row["dead"]:
             sentences += [f"{row['dead']} {of} give one output on every row."]
-        if row.get("gamma near 0"):
-            sentences += [f"{row['gamma near 0']} {of} have |gamma| < 0.01."]
+        if row.get("gamma_near_0"):
+            sentences += [f"{row['gamma_near_0']} {of} have |gamma| < 0.01."]
     return sentences
 
 

@@ -18,9 +18,10 @@ from sklearn.model_selection import ShuffleSplit, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
-from sk_bnreg._diagnostics import NormRecorder, diagnose, equilibrium_angle
+from sk_bnreg._diagnostics import diagnose
 from sk_bnreg._estimators import BNMLPClassifier, BNMLPRegressor
 from sk_bnreg._fit import fit_stack
+from sk_bnreg._rotation import NormRecorder, equilibrium_angle
 from sk_bnreg._search import StackedGridSearchCV
 from sk_bnreg._stats import contrast
 

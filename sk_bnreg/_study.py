@@ -21,9 +21,10 @@ from sklearn.utils.multiclass import type_of_target
 
 from sk_bnreg._base import BaseBNMLP
 from sk_bnreg._comparison import DEFAULT_SCHEMES, SCHEMES, SchemeComparison, StudyPlan, default_rope, metric_name
-from sk_bnreg._diagnostics import NormRecorder, diagnose
+from sk_bnreg._diagnostics import diagnose
 from sk_bnreg._fit import fit_stack
 from sk_bnreg._roles import l2_by_role
+from sk_bnreg._rotation import NormRecorder
 from sk_bnreg._stats import resolution
 from sk_bnreg._store import Store
 

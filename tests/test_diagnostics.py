@@ -23,7 +23,7 @@ from sk_bnreg import (
     StackedGridSearchCV,
     diagnose,
 )
-from sk_bnreg._diagnostics import equilibrium_angle
+from sk_bnreg._rotation import equilibrium_angle
 
 HIDDEN = [(1, "hidden_weights"), (2, "hidden_weights")]
 OUTPUT = (3, "output_weights")
@@ -141,14 +141,14 @@ def test_layers_against_the_fitted_attributes(digits):
         assert layers.loc[block, "norm"] == pytest.approx(np.linalg.norm(values), rel=1e-6)
         assert layers.loc[block, "parameters"] == values.size
     penalty = [np.sum(w**2) for w in network.coefs_[:2]] + [0.5 * np.sum(g**2) for g in network.gammas_]
-    shares = layers.loc[[*HIDDEN, (1, "gamma"), (2, "gamma")], "share of penalty"]
+    shares = layers.loc[[*HIDDEN, (1, "gamma"), (2, "gamma")], "share_of_penalty"]
     np.testing.assert_allclose(shares, np.array(penalty) / sum(penalty), rtol=1e-5)
     rates = [np.median(0.01 / np.linalg.norm(w, axis=0)) for w in network.coefs_[:2]]
-    np.testing.assert_allclose(layers.loc[HIDDEN, "effective rate"], rates, rtol=1e-5)
+    np.testing.assert_allclose(layers.loc[HIDDEN, "effective_rate"], rates, rtol=1e-5)
     # a fit of no steps worth speaking of shows where it started
     start = clone(network).set_params(learning_rate_init=1e-30).fit(*digits)
     expected = [np.linalg.norm(w) for w in start.coefs_]
-    np.testing.assert_allclose(layers.loc[[*HIDDEN, OUTPUT], "norm at start"], expected, rtol=1e-6)
+    np.testing.assert_allclose(layers.loc[[*HIDDEN, OUTPUT], "norm_at_start"], expected, rtol=1e-6)
 
 
 class Everything(Callback):
@@ -223,7 +223,7 @@ def test_the_estimate_of_training_without_l2_against_such_a_training(params, dig
         for layer in (1, 2):
             norms, larger = (np.linalg.norm(net.coefs_[layer - 1], axis=0) for net in (network, without))
             truth = np.median((larger / norms) ** power)
-            estimate = diagnose(network, X).layers.loc[(layer, "hidden_weights"), "times that without L2"]
+            estimate = diagnose(network, X).layers.loc[(layer, "hidden_weights"), "times_without_l2"]
             assert truth > 1.2
             assert estimate == pytest.approx(truth, rel=0.2)
 
@@ -244,7 +244,7 @@ def test_units_of_no_use_are_counted(digits):
         block = network.net_.module_.blocks(network.net_.module_.theta)
         block["gamma"][0][0, :3], block["beta"][0][0, :2] = 0.0, -1.0
     found = diagnose(network, digits[0])
-    assert found.units.loc[1].to_dict() == {"units": 16, "dead": 3, "gamma near 0": 3}
+    assert found.units.loc[1].to_dict() == {"units": 16, "dead": 3, "gamma_near_0": 3}
     assert "3 of 16 units of layer 1 give one output on every row." in found.sentences
 
 
@@ -268,9 +268,18 @@ def test_a_network_without_hidden_layers_has_no_moves(digits):
 def test_warm_starts_do_not_claim_to_know_the_start(digits):
     network = networks(digits, warm_start=True, callbacks=[NormRecorder()]).fit(*digits)
     diagnosis = diagnose(network, digits[0])
-    assert diagnosis.layers["norm at start"].isna().all()
-    assert "times that without L2" not in diagnosis.layers
+    assert diagnosis.layers["norm_at_start"].isna().all()
+    assert "times_without_l2" not in diagnosis.layers
     assert len(diagnosis.trajectory["epoch"].unique()) == 30  # of the second fit
+
+
+def test_partial_fits_are_diagnosed_by_what_the_last_one_recorded(digits):
+    network = BNMLPClassifier((16, 12), callbacks=[NormRecorder()], random_state=0)
+    for _ in range(3):
+        network.partial_fit(*digits, classes=range(10))
+    diagnosis = diagnose(network, digits[0])
+    assert "times_without_l2" not in diagnosis.layers
+    assert diagnosis.trajectory["epoch"].unique().tolist() == [1]
 
 
 def test_bad_input_gets_one_sentence(digits):
@@ -303,4 +312,4 @@ def test_displays_draw_what_the_diagnosis_says(digits):
     angles = NormTrajectoryDisplay.from_diagnosis(diagnosis, quantity="angle")
     hidden = seen[(seen["role"] == "hidden_weights") & (seen["layer"] == 1)]
     np.testing.assert_array_equal(angles.lines_["layer 1"].get_ydata(), hidden["angle"])
-    np.testing.assert_array_equal(angles.equilibrium_.get_ydata(), hidden["equilibrium angle"])
+    np.testing.assert_array_equal(angles.equilibrium_.get_ydata(), hidden["equilibrium_angle"])

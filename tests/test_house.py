@@ -22,6 +22,7 @@ ORDER = [
     "_trials",
     "_tuning",
     "_stats",
+    "_rotation",
     "_diagnostics",
     "_displays",
     "_diagnosis_displays",

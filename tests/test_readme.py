@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,12 @@ def test_results_tell_what_the_saved_survey_found():
     assert f"{survey.tables()['n_fits'].sum():,} network fits" in " ".join(text.split())
     for answer in survey.answers():
         assert f"| {answer.test.median:+z.4f} |" in text
+
+
+def test_theory_tells_what_was_reproduced():
+    docs = Path(__file__).parent.parent / "docs"
+    saved = (docs / "reproduce.json").read_text()
+    assert runpy.run_path(str(docs / "theory.py"))["text"](saved) == (docs / "theory.md").read_text()
+    findings = json.loads(saved)
+    assert {finding["key"] for finding in findings} == {f"R{i}" for i in range(1, 9)}
+    assert not [finding["quantity"] for finding in findings if finding["passed"] is False]
