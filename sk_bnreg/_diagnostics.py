@@ -23,7 +23,7 @@ from sk_bnreg._stack import StackedMLP
 FACTOR = 3.0  # by which parameters are scaled
 INVARIANT = 0.01  # an output that changes by less than this share of its standard deviation stays as it is
 NEGLIGIBLE = 0.03  # a smaller decay budget shrinks nothing by as much as 3 %
-N_ROWS = 300  # on which the outputs are compared
+N_ROWS = 200  # on which the outputs are compared
 HOMOGENEOUS = ("identity", "relu")  # activations with f(c z) = c f(z) for every c > 0
 
 
@@ -47,7 +47,7 @@ class Diagnosis:
         norm those with |gamma| < 0.01 (`gamma_near_0`).
     invariances : DataFrame
         A row per rescaling by the factor 3: `change`, the largest change of an output in its standard deviations, with
-        batch statistics over up to 300 rows, and whether theory has it `invariant` (None where no theory reaches).
+        batch statistics over up to 200 rows, and whether theory has it `invariant` (None where no theory reaches).
     evaded : frozenset of (layer, role)
         The parameters that L2 reaches and can shrink for free, so that it cannot limit the function through them.
     trajectory : DataFrame or None
@@ -85,7 +85,7 @@ def diagnose(estimator: Any, X: Any) -> Diagnosis:
         A BNMLPClassifier or BNMLPRegressor, or a pipeline, a search or a TransformedTargetRegressor around one. Of an
         ensemble the first member is looked at. With ``callbacks=[NormRecorder()]`` there is more to say.
     X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
-        Rows such as those of `fit`; up to 300 are used.
+        Rows such as those of `fit`; up to 200 are used.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def _network_and_rows(estimator: Any, X: Any) -> tuple[Any, Tensor]:
         raise ValueError(f"X must have at least 2 rows, over which to take batch statistics, got {n_rows}.")
     X = validate_data(estimator, X, reset=False, **estimator._array_rules())
     dense = X.toarray() if sparse.issparse(X) else X  # type: ignore[attr-defined]
-    return estimator, torch.from_numpy(dense.T.astype(np.float64))
+    return estimator, torch.from_numpy(np.ascontiguousarray(dense.T))
 
 
 class _Rescaling(NamedTuple):
@@ -168,26 +168,17 @@ class _Rescaling(NamedTuple):
 def _rescalings(network: Any, x: Tensor) -> list[_Rescaling]:
     """Scale groups of parameters, each in a member of one stack, and compare outputs with batch statistics of `x`."""
     original = network.net_.module_
-    hidden = [shape[0] for shape in original.shapes["hidden_weights"]]
-    known = list(_known_rescalings(len(hidden), original.batch_norm, original.activation in HOMOGENEOUS))
-    stack = StackedMLP(
-        n_members=1 + len(known),
-        n_features=x.shape[0],
-        hidden_layer_sizes=hidden,
-        n_outputs=original.shapes["output_weights"][0][0],
-        activation=original.activation,
-        batch_norm=original.batch_norm,
-        batch_norm_eps=original.batch_norm_eps,
-        dtype=torch.float64,
-    )
+    n_hidden = len(original.shapes["hidden_weights"])
+    known = list(_known_rescalings(n_hidden, original.batch_norm, original.activation in HOMOGENEOUS))
     with torch.no_grad():
+        stack = StackedMLP(**{**network.net_.get_params_for("module"), "n_members": 1 + len(known)})
         stack.theta.copy_(original.theta[:1])
         values = block_values(stack, stack.theta)
         for member, (powers, _) in enumerate(known, 1):
             for block, power in powers.items():
                 values[block][member] *= FACTOR**power
         outputs = stack(x.expand(len(stack.theta), -1, -1))  # (M, C, B)
-    spread = outputs[0].std(dim=1, keepdim=True).clamp(min=1e-300)
+    spread = outputs[0].std(dim=1, keepdim=True).clamp(min=torch.finfo(outputs.dtype).tiny)
     changes = ((outputs[1:] - outputs[0]).abs() / spread).amax(dim=(1, 2))
     return [_Rescaling(*what, change) for what, change in zip(known, changes.tolist(), strict=True)]
 
@@ -277,26 +268,31 @@ def _l2_sentences(
     return sentences
 
 
-def _evasion(block: Block, penalised: Sequence[Block], rescalings: Sequence[_Rescaling]) -> dict[Block, float] | None:
+def _evasion(
+    block: Block, penalised: Sequence[Block], rescalings: Sequence[_Rescaling]
+) -> Mapping[Block, float] | None:
     """Combine rescalings that leave the outputs as they are so that a block shrinks and nothing penalised grows.
 
     Return the powers that it gives every block, or None if there is none.
     """
     usable = [rescaling.powers for rescaling in rescalings if rescaling.change < INVARIANT]
-    blocks = sorted({*penalised, *(other for powers in usable for other in powers)}, key=block_order)
-    powers = np.array([[some.get(other, 0) for some in usable] for other in blocks], float).reshape(len(blocks), -1)
-    both = np.hstack([powers, -powers])  # upwards and downwards
-    if not both.size:
+    usable += [{other: -power for other, power in powers.items()} for powers in usable]
+    for powers in usable:  # mostly one will do
+        if powers.get(block, 0) < 0 and all(powers.get(other, 0) <= 0 for other in penalised):
+            return powers
+    if not any(block in powers for powers in usable):
         return None
-    may_not_grow = both[[other in penalised for other in blocks]]
+    blocks = sorted({other for powers in usable for other in powers}, key=block_order)
+    matrix = np.array([[powers.get(other, 0) for powers in usable] for other in blocks], float)
+    may_not_grow = matrix[[other in penalised for other in blocks]]
     found = linprog(
-        np.ones(both.shape[1]),
+        np.ones(len(usable)),
         A_ub=may_not_grow,
         b_ub=np.zeros(len(may_not_grow)),
-        A_eq=both[[blocks.index(block)]],
+        A_eq=matrix[[blocks.index(block)]],
         b_eq=[-1.0],
     )
-    return dict(zip(blocks, both @ found.x, strict=True)) if found.success else None
+    return dict(zip(blocks, matrix @ found.x, strict=True)) if found.success else None
 
 
 def _learning_rate(rows: Sequence[Mapping[str, float]]) -> str:

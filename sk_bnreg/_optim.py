@@ -156,7 +156,6 @@ class StackedSolver(torch.optim.Optimizer):
         group = self.param_groups[0]
         theta, grad = self.stack.theta.data, self.stack.theta.grad
         assert grad is not None
-        self.rates = rates
         for columns, l2 in self.coupled:
             grad[:, columns].addcmul_(theta[:, columns], l2)
         update = self._update(grad, group)

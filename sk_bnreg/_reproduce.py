@@ -233,6 +233,7 @@ def equilibrium_of_sgd() -> Iterator[Finding]:
     source = "Wan et al. 2021, Spherical motion dynamics, NeurIPS; Kosson et al. 2024, Rotational equilibrium, ICML"
     turns = "In equilibrium a step of SGD turns weights that batch norm follows by sqrt(2 lr l2 / (1 + momentum))."
     grows = "Then ||w||^4 = lr E||g||^2 ||w||^2 / (2 l2 (1 - momentum)), g their gradient."
+    norms = []
     for lr, l2 in ((0.05, 1e-2), (0.02, 5e-2)):
         network, layers = _at_equilibrium(solver="sgd", l2_mode="loss", learning_rate_init=lr, l2=l2)
         angle = equilibrium_angle(network, np.array(lr))
@@ -241,7 +242,8 @@ def equilibrium_of_sgd() -> Iterator[Finding]:
             ratio = _medians(layer.angle / angle)
             yield Finding("R2", turns, source, f"angle / predicted, {where}", 1.0, ratio, "median", 0.97, 1.03)
             ratio = _medians((layer.norm4 * 2 * l2 * (1 - network.momentum) / (lr * layer.slope**2)) ** 0.25)
-            yield Finding("R2", grows, source, f"norm / predicted, {where}", 1.0, ratio)
+            norms.append(Finding("R2", grows, source, f"norm / predicted, {where}", 1.0, ratio))
+    yield from norms
 
 
 def equilibrium_of_adamw() -> Iterator[Finding]:
@@ -249,6 +251,7 @@ def equilibrium_of_adamw() -> Iterator[Finding]:
     source = "Kosson et al. 2024, Rotational equilibrium, ICML"
     turns = "In equilibrium a step of AdamW turns them by sqrt(2 lr l2 (1 - beta_1) / (1 + beta_1))."
     grows = "Then their root mean square is sqrt(lr / (2 l2)), whatever the gradient."
+    norms = []
     for lr, l2 in ((3e-3, 0.5), (1e-2, 0.1)):
         network, layers = _at_equilibrium(learning_rate_init=lr, l2=l2)
         angle = equilibrium_angle(network, np.array(lr))
@@ -257,7 +260,8 @@ def equilibrium_of_adamw() -> Iterator[Finding]:
             ratio = _medians(layer.angle / angle)
             yield Finding("R3", turns, source, f"angle / predicted, {where}", 1.0, ratio, "median", 0.92, 1.08)
             ratio = _medians(layer.norm / np.sqrt(lr * layer.n_inputs / (2 * l2)))
-            yield Finding("R3", grows, source, f"norm / predicted, {where}", 1.0, ratio)
+            norms.append(Finding("R3", grows, source, f"norm / predicted, {where}", 1.0, ratio))
+    yield from norms
 
 
 def equilibrium_of_adam() -> Iterator[Finding]:
@@ -266,6 +270,7 @@ def equilibrium_of_adam() -> Iterator[Finding]:
     claim = "With Adam and L2 in the loss ||w||^3 = lr sqrt(d) s / (2 l2), d inputs, s that of ||w|| ||g||."
     lr, l2 = 3e-3, 1e-2
     network, layers = _at_equilibrium(l2_mode="loss", learning_rate_init=lr, l2=l2)
+    spreads = []
     for i, layer in enumerate(layers, 1):
         where = f"layer {i}, lr {lr:g}, l2 {l2:g}"
         norm = np.cbrt(lr * np.sqrt(layer.n_inputs) * layer.slope / (2 * l2))
@@ -274,7 +279,10 @@ def equilibrium_of_adam() -> Iterator[Finding]:
         yield Finding("R4", claim, source, f"angle / predicted, {where}", 1.0, ratio, "median", 0.95, 1.05)
         low, high = np.quantile(layer.angle, (0.1, 0.9), axis=1)
         quantity = f"angles of units, 90 % quantile / 10 %, {where}"
-        yield Finding("R4", "So units of a layer turn at different rates.", source, quantity, None, tuple(high / low))
+        spreads.append(
+            Finding("R4", "So units of a layer turn at different rates.", source, quantity, None, tuple(high / low))
+        )
+    yield from spreads
 
 
 def invariances() -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """How norms and directions of the weights move: recorded in training, and where L2 leads them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import nan
 from typing import Any, NamedTuple
 
@@ -66,55 +66,73 @@ class NormRecorder(Callback):
         self.n_steps_ = 1
         return self
 
+    def on_train_begin(self, net: Any, *args: Any, **kwargs: Any) -> None:
+        """Stand before the solver: hooks that skorch calls at every step would cost more than what is looked at."""
+        columns = torch.arange(net.module_.theta.shape[1])[None]
+        self.block_starts_ = {block: int(at.min()) for block, at in block_values(net.module_, columns).items()}
+        units = [at[0, :, 0].tolist() for at in net.module_.blocks(columns)["hidden_weights"]]
+        self.unit_starts_ = np.array([start for starts in units for start in starts], dtype=int)
+        take = net.optimizer_.step
+
+        def step(rates: Tensor) -> None:
+            if self.n_steps_ == self.chosen_:
+                self._watch(net, take, rates)
+            else:
+                take(rates)
+            self.n_steps_ += 1
+
+        net.optimizer_.step = step
+
+    def on_train_end(self, net: Any, *args: Any, **kwargs: Any) -> None:
+        """Leave the solver as it was."""
+        del net.optimizer_.step
+
     def on_epoch_begin(self, net: Any, *args: Any, **kwargs: Any) -> None:
         """Choose the step to look at."""
         self.chosen_, self.n_steps_ = len(self.epochs_) % self.n_steps_, 0
 
-    def on_grad_computed(self, net: Any, *args: Any, **kwargs: Any) -> None:
-        """Note weights and gradients before the chosen step, and after it what it did."""
-        if self.n_steps_ == self.chosen_:
-            self.before_ = _hidden_weights(net, "data"), _hidden_weights(net, "grad")
-        elif self.n_steps_ == self.chosen_ + 1:
-            self.step_ = self._measure(net)
-        self.n_steps_ += 1
-
     def on_epoch_end(self, net: Any, *args: Any, **kwargs: Any) -> None:
         """Add the epoch."""
-        if self.n_steps_ == self.chosen_ + 1:
-            self.step_ = self._measure(net)
-        del self.before_
-        unit_norms = _joined(net, [weight.norm(dim=2) for weight in _hidden_weights(net, "data")])
+        theta = net.module_.theta.data
+        weight, starts = _hidden_weights(net, theta), sorted(self.block_starts_.values())
+        squares = np.add.reduceat(theta.cpu().numpy() ** 2, starts, axis=1, dtype=np.float64)
 
-        def of_all(part: Tensor) -> NDArray[np.float64]:
+        def of_all(part: NDArray[np.float64]) -> NDArray[np.float64]:
             whole = np.full((len(net.members), *part.shape[1:]), nan)
-            whole[net.active_] = part.cpu().numpy()
+            whole[net.active_] = part
             return whole
 
-        rates, angles, slopes, ends = map(of_all, (*self.step_, unit_norms))
-        norms = {block: of_all(norm) for block, norm in _norms(net.module_).items()}
-        self.epochs_.append(self.Epoch(rates, angles, slopes, ends, norms))
+        ends = of_all(np.sqrt(squares))
+        self.epochs_.append(
+            self.Epoch(
+                rates=of_all(self.rates_),
+                angles=of_all(self.angles_),
+                slopes=of_all(self.slopes_),
+                unit_norms=of_all(np.sqrt(self._of_units(weight, weight))),
+                norms={block: ends[:, starts.index(start)] for block, start in self.block_starts_.items()},
+            )
+        )
 
-    def _measure(self, net: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rate, angles and slopes of the step just taken."""
-        angles, slopes = [], []
-        for weight, grad, after in zip(*self.before_, _hidden_weights(net, "data"), strict=True):
-            norm = weight.norm(dim=2, keepdim=True)
-            chord = (weight / norm - after / after.norm(dim=2, keepdim=True)).norm(dim=2)
-            angles.append(2 * torch.asin(chord / 2))
-            slopes.append(norm[:, :, 0] * grad.norm(dim=2))
-        return net.optimizer_.rates[:, 0], _joined(net, angles), _joined(net, slopes)
+    def _watch(self, net: Any, take: Callable[[Tensor], None], rates: Tensor) -> None:
+        """Take a step, and note its rate, angles and slopes."""
+        theta = net.module_.theta
+        before, grad = _hidden_weights(net, theta.data).copy(), _hidden_weights(net, theta.grad)
+        square = self._of_units(before, before)
+        self.slopes_ = np.sqrt(square * self._of_units(grad, grad))
+        take(rates)
+        change = _hidden_weights(net, theta.data) - before
+        size, along = self._of_units(change, change), self._of_units(before, change)
+        self.angles_ = np.arctan2(np.sqrt(np.maximum(square * size - along**2, 0)), square + along)
+        self.rates_ = rates[:, 0].cpu().numpy()
+
+    def _of_units(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the dot product of each unit's weights in a and b, ``(M, H)``."""
+        return np.add.reduceat(a * b, self.unit_starts_, axis=1, dtype=np.float64)
 
 
-def _hidden_weights(net: StackedNet, what: str) -> list[Tensor]:
-    """Return copies of each hidden layer's weights, or their gradients, ``(M, H, D)``."""
-    module = net.module_
-    parts = module.blocks(getattr(module.theta, what))["hidden_weights"]
-    return [part.to(torch.float64, copy=True) for part in parts]
-
-
-def _joined(net: StackedNet, layers: list[Tensor]) -> Tensor:
-    """Join values of every layer's units, ``(M, H)`` each, of which there may be none."""
-    return torch.cat([net.module_.theta.new_zeros((len(net.active_), 0)), *layers], 1)
+def _hidden_weights(net: StackedNet, flat: Tensor) -> NDArray[Any]:
+    """Return the hidden weights of ``(M, P)``."""
+    return flat[:, net.module_.slices["hidden_weights"]].cpu().numpy()
 
 
 def layer_rows(network: Any) -> dict[Block, dict[str, float]]:
@@ -273,9 +291,3 @@ def block_values(module: StackedMLP, flat: Tensor) -> dict[Block, Tensor]:
 
 def block_order(block: Block) -> tuple[int, int]:
     return block[0], ROLES.index(block[1])
-
-
-def _norms(module: StackedMLP) -> dict[Block, Tensor]:
-    """Return the norm of each block, ``(M,)``."""
-    values = block_values(module, module.theta.data)
-    return {block: value.double().flatten(1).norm(dim=1) for block, value in values.items()}
