@@ -12,7 +12,7 @@ quality DIR: ten tables of a folder (.parquet, target in the column "target"), c
 best score of 64 trials in batches less that of 64 trials asked for one at a time, over the standard error of the
 latter's mean over its five folds.
 
-pruning DIR: the same tables: the best score with Optuna's MedianPruner, told of epochs or of folds, less the best
+pruning DIR: the same tables: the best score with a pruner of Optuna's, told of epochs or of folds, less the best
 without, over the same standard error, and the share of epochs that it trained. A table passes with a difference of at
 least -1 and at most half of the epochs (means over seeds).
 
@@ -57,6 +57,11 @@ TABLES = (
 )  # fmt: skip
 PRUNERS = {
     "median of epochs": {"pruner": optuna.pruners.MedianPruner()},
+    "best 15 % of folds": {"pruner": optuna.pruners.PercentilePruner(15.0), "report": "fold"},
+    "best fifth of folds": {"pruner": optuna.pruners.PercentilePruner(20.0), "report": "fold"},
+    "best quarter of folds": {"pruner": optuna.pruners.PercentilePruner(25.0), "report": "fold"},
+    "best third of folds": {"pruner": optuna.pruners.PercentilePruner(100 / 3), "report": "fold"},
+    "halving of folds": {"pruner": optuna.pruners.SuccessiveHalvingPruner(1, 3), "report": "fold"},
     "median of folds": {"pruner": optuna.pruners.MedianPruner(), "report": "fold"},
 }
 

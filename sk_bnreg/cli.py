@@ -146,7 +146,9 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="Trials of the study, by all workers together.")] = 64,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which no more trials are begun.")] = None,
     space: Annotated[str, typer.Option(help="What is tuned: regularization, default or wide.")] = "default",
-    pruner: Annotated[str, typer.Option(help="none, median, halving, hyperband or wilcoxon.")] = "none",
+    pruner: Annotated[
+        str, typer.Option(help="none, percentile (the best 15 % go on), median, halving, hyperband or wilcoxon.")
+    ] = "none",
     report: Annotated[str, typer.Option(help="What the pruner judges: the mean of each epoch, or fold.")] = "fold",
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     scoring: Annotated[str | None, typer.Option(help="A scikit-learn score. [default: accuracy or r2]")] = None,
@@ -180,6 +182,7 @@ def tune(
 
     kinds = {
         "none": pruners.NopPruner,
+        "percentile": lambda: pruners.PercentilePruner(15.0),
         "median": pruners.MedianPruner,
         "halving": pruners.SuccessiveHalvingPruner,
         "hyperband": pruners.HyperbandPruner,
