@@ -117,7 +117,8 @@ def diagnose(estimator: Any, X: Any) -> Diagnosis:
     rescalings = _rescalings(network, x)
     units = _units(network, x)
     penalised = [block for block, row in layers.items() if row["l2"] > 0]
-    ways = {block: _evasion(block, penalised, rescalings) for block in penalised}
+    free = [rescaling.powers for rescaling in rescalings if rescaling.change < INVARIANT]
+    ways = {block: _evasion(block, penalised, free) for block in penalised}
     return Diagnosis(
         sentences=(*_l2_sentences(network, layers, rescalings, ways), *_unit_sentences(units)),
         layers=pd.DataFrame(list(layers.values()), index=pd.MultiIndex.from_tuples(layers, names=["layer", "role"])),
@@ -260,6 +261,14 @@ def _l2_sentences(
         else:
             sentences += [f"L2 on {_words(blocks)} is evaded: the next batch norm takes the scale out again ({shown})."]
     held = [block for block, way in ways.items() if way is None]
+    in_theory = [rescaling.powers for rescaling in rescalings if rescaling.invariant]
+    by_eps = [block for block in held if _evasion(block, list(ways), in_theory) is not None]
+    if by_eps:
+        sentences += [
+            f"L2 on {_words(by_eps)} would be without effect on the function, but batch_norm_eps="
+            f"{network.batch_norm_eps:g} is not small beside the variances here, so their scale counts."
+        ]
+        held = [block for block in held if block not in by_eps]
     if held:
         sentence = f"L2 on {_words(held)} limits the function: nothing that leaves it as it is shrinks them all."
         if network.activation not in HOMOGENEOUS:
@@ -269,14 +278,13 @@ def _l2_sentences(
 
 
 def _evasion(
-    block: Block, penalised: Sequence[Block], rescalings: Sequence[_Rescaling]
+    block: Block, penalised: Sequence[Block], free: Sequence[Mapping[Block, float]]
 ) -> Mapping[Block, float] | None:
     """Combine rescalings that leave the outputs as they are so that a block shrinks and nothing penalised grows.
 
     Return the powers that it gives every block, or None if there is none.
     """
-    usable = [rescaling.powers for rescaling in rescalings if rescaling.change < INVARIANT]
-    usable += [{other: -power for other, power in powers.items()} for powers in usable]
+    usable = [*free, *({other: -power for other, power in powers.items()} for powers in free)]
     for powers in usable:  # mostly one will do
         if powers.get(block, 0) < 0 and all(powers.get(other, 0) <= 0 for other in penalised):
             return powers

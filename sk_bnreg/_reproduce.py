@@ -87,7 +87,7 @@ class Finding:
 
 
 def reproduce() -> Iterator[Finding]:
-    """Run every result afresh, on 20 seeds, and yield its figures.
+    """Run every result afresh, judged figures on 20 seeds, and yield its figures.
 
     Yields
     ------

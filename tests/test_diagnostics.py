@@ -113,6 +113,14 @@ def test_sentences(digits):
     assert nothing == ("There is no L2 in this fit.",)
 
 
+def test_an_eps_that_is_not_small_is_told_to_make_the_scale_count(digits):
+    diagnosis = diagnose(networks(digits, batch_norm_eps=1.0), digits[0])
+    assert diagnosis.evaded == {OUTPUT}
+    assert diagnosis.sentences[1].startswith(
+        "L2 on hidden weights of layers 1 and 2 would be without effect on the function, but batch_norm_eps=1 is not"
+    )
+
+
 def test_theory_is_silent_of_tanh_where_it_is(digits):
     table = diagnose(networks(digits, activation="tanh"), digits[0]).invariances
     assert table["invariant"].tolist() == [True, None, None, True, None, None, None, False]
