@@ -18,11 +18,15 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from skorch.callbacks import Callback
 
-from sk_bnreg._data import Rows, batch_bounds
+from sk_bnreg._data import Rows, batch_bounds, numeric_features
 from sk_bnreg._fit import DIVERGED, Structure, Task, train
 from sk_bnreg._optim import L2_MODES, LEARNING_RATES, SOLVERS, Member, learning_rates
 from sk_bnreg._roles import ROLES, l2_by_role
 from sk_bnreg._stack import ACTIVATIONS
+
+# with more rows than these early_stopping="auto" sets some aside
+AUTO_STOPPING = 200
+MOST_EMBEDDED = 256
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -90,6 +94,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_ensemble": [Interval(Integral, 1, None, closed="left")],
+        "numeric_embedding": [StrOptions({"periodic"}), None],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "device": [str, torch.device],
@@ -121,9 +126,10 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         batch_norm_eps=1e-5,
         early_stopping="auto",
         validation_fraction=0.1,
-        n_iter_no_change=10,
+        n_iter_no_change=np.inf,
         tol=1e-4,
-        n_ensemble=1,
+        n_ensemble=8,
+        numeric_embedding="periodic",
         warm_start=False,
         random_state=None,
         device="cpu",
@@ -154,6 +160,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.n_ensemble = n_ensemble
+        self.numeric_embedding = numeric_embedding
         self.warm_start = warm_start
         self.random_state = random_state
         self.device = device
@@ -234,7 +241,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         >>> round(net.l2_report_[0].budget, 6)
         0.5
         """
-        if self.early_stopping is True or (self.early_stopping == "auto" and n_samples > 10_000):
+        if self.early_stopping is True or (self.early_stopping == "auto" and n_samples > AUTO_STOPPING):
             n_samples -= int(np.ceil(self.validation_fraction * n_samples))
         return self._l2_for_budget(budget, len(batch_bounds(n_samples, self._batch_size(n_samples))) - 1)
 
@@ -249,7 +256,11 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         return float(budget / (rate_sum * factor))
 
     def _batch_size(self, n_rows):
-        return min(200 if self.batch_size == "auto" else self.batch_size, n_rows)
+        if self.batch_size != "auto":
+            return min(self.batch_size, n_rows)
+        if n_rows <= 64:
+            return n_rows
+        return next((size for size in (200, 128, 64) if n_rows >= 12 * size), 32)
 
     def _partial_fit(self, X, y, sample_weight, classes=None):
         if self.early_stopping is True:
@@ -299,19 +310,21 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         seeds = rng.randint(np.iinfo(np.int32).max, size=self.n_ensemble)
         self._learn_class_weight(y[index], weight)
-        train_rows = self._rows(table, index, y[index], self._add_class_weight(y[index], weight))
+        all_rows = self._rows(table, index, y[index], self._add_class_weight(y[index], weight))
         valid_rows = self._validation_rows(*validation)
         stopping = self.early_stopping is True or (
-            self.early_stopping == "auto" and (len(index) > 10_000 or valid_rows is not None)
+            self.early_stopping == "auto" and (len(index) > AUTO_STOPPING or valid_rows is not None)
         )
         if valid_rows is not None and not stopping:
             raise ValueError("early_stopping must be True or 'auto' when X_val and y_val are given, got False.")
         stopping = stopping and not epochs
+        train, valid = [all_rows] * len(seeds), [valid_rows] * len(seeds) if stopping else []
         if stopping and valid_rows is None:
-            train_rows, valid_rows = self._split(train_rows, rng)
+            train, valid = zip(*(self._split(all_rows, rng) for _ in seeds), strict=True)
         monitor = None if monitor_rows is None else self._known_rows(table, monitor_rows, y)
 
-        structure = self._structure(table, len(train_rows.index))
+        embedded = self._embedded(table, index) if resumed is None else self._trained_structure.embedded
+        structure = self._structure(table, len(train[0].index), embedded)
         if resumed is not None and (structure[:-2], len(seeds)) != (self._trained_structure[:-2], len(resumed.members)):
             raise ValueError(
                 "warm_start and partial_fit go on with the network as it is: of its parameters only dropout, l2, "
@@ -321,8 +334,8 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             estimator=self,
             structure=structure,
             members=self._members(seeds, stopping, structure.n_batches),
-            train=train_rows,
-            valid=valid_rows,
+            train=list(train),
+            valid=list(valid),
             monitor=monitor,
             net=resumed,
             epochs=epochs,
@@ -407,7 +420,14 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             for part in map(torch.from_numpy, parts)
         ]
 
-    def _structure(self, table, n_rows):
+    def _embedded(self, table, index):
+        """Return the features to embed: none of many, which are pixels or words, not what cosines are for."""
+        if self.numeric_embedding is None or not self._hidden_sizes():
+            return ()
+        features = numeric_features(table, index)
+        return tuple(features) if len(features) <= MOST_EMBEDDED else ()
+
+    def _structure(self, table, n_rows, embedded):
         size = self._batch_size(n_rows)
         n_batches = len(batch_bounds(n_rows, size)) - 1
         names = ("beta_1", "beta_2", "epsilon") if self.solver == "adam" else ("momentum",)
@@ -415,6 +435,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         return Structure(
             n_features=table.shape[1],
             sparse=sparse.issparse(table),
+            embedded=embedded,
             hidden_layer_sizes=self._hidden_sizes(),
             n_outputs=n_outputs,
             activation=self.activation,

@@ -125,6 +125,30 @@ class Tables:
             self.together = sparse.vstack(list(different.values()), format="csr")  # type: ignore[call-overload]
 
 
+def numeric_features(table: Table, index: NDArray[np.int64]) -> list[int]:
+    """Return the columns with more than two values in these rows: of two, a line is as good as any function.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from sk_bnreg._data import numeric_features
+    >>> numeric_features(torch.tensor([[1.0, 5.0, 0.0], [2.0, 5.0, 1.0], [3.0, 5.0, 0.0]]), np.arange(3))
+    [0]
+    """
+    if not isinstance(table, Tensor):
+        rows = table[index]
+        least, most = (bound.toarray().ravel() for bound in (rows.min(axis=0), rows.max(axis=0)))
+        between = (rows.data > least[rows.indices]) & (rows.data < most[rows.indices])
+        zero_between = (least < 0) & (most > 0) & (rows.count_nonzero(axis=0) < len(index))
+        return np.union1d(rows.indices[between], np.flatnonzero(zero_between)).tolist()
+    parts = torch.as_tensor(index, device=table.device).split(2**16)  # so that no copy of the table is made
+    bounds = [table[part].aminmax(dim=0) for part in parts]
+    low = torch.stack([bound.min for bound in bounds]).amin(0)
+    high = torch.stack([bound.max for bound in bounds]).amax(0)
+    inside = [((table[part] > low) & (table[part] < high)).any(0) for part in parts]
+    return torch.stack(inside).any(0).nonzero()[:, 0].tolist()
+
+
 def _pad(rows: Sequence[Tensor]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 

@@ -165,7 +165,8 @@ class NormTrajectoryDisplay(Display):
 
     def _draw(self, ax, ink):
         self.lines_ = {}
-        dashes = {"hidden_weights": "-", "output_weights": "-", "biases": ":", "gamma": "--", "beta": "-."}
+        weights = dict.fromkeys(("hidden_weights", "output_weights"), "-")
+        dashes = {**weights, "biases": ":", "gamma": "--", "beta": "-.", "embeddings": (0, (1, 3))}
         for (layer, role), path in self.trajectory.groupby(["layer", "role"], sort=False):
             name = f"{role.replace('_', ' ')} {layer}" if self.quantity == "norm" else f"layer {layer}"
             style = {"color": COLOURS[(layer - 1) % len(COLOURS)], "linestyle": dashes[role]}

@@ -52,8 +52,8 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
     solver : {"adam", "sgd"}, default="adam"
         The solver; "sgd" is with momentum.
     batch_size : int or "auto", default="auto"
-        Rows of a minibatch; "auto" is min(200, rows). A last batch of one row joins the
-        batch before it.
+        Rows of a minibatch; "auto" is 200, 128, 64 or 32, the largest that gives at least 12
+        batches, and for up to 64 rows one batch. A last batch of one row joins the batch before it.
     learning_rate : {"constant", "cosine", "one-cycle"}, default="one-cycle"
         Schedule of the learning rate over `max_iter` epochs; `learning_rate_init` is
         its largest value.
@@ -72,21 +72,26 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
     batch_norm_eps : float, default=1e-5
         Added to the variance in batch norm.
     early_stopping : bool or "auto", default="auto"
-        Stop when the validation loss no longer improves, and keep the best epoch's
-        weights. "auto" does so with more than 10,000 rows or when `X_val` is given.
+        Set rows aside and keep the weights of the epoch with the lowest loss on them, and
+        stop as `n_iter_no_change` says. "auto" does so with more than 200 rows and when `X_val` is given.
     validation_fraction : float, default=0.1
         Share of the rows set aside for early stopping.
-    n_iter_no_change : int, default=10
+    n_iter_no_change : int, default=inf
         Epochs without an improvement of the validation loss by `tol` before training
         stops; without early stopping, of the training loss, if the learning rate is
-        constant.
+        constant. By default training goes on to the end of its schedule.
     tol : float, default=1e-4
         The least improvement of the loss that counts.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, multiplied with `sample_weight`; "balanced" counts
         classes by their sample weight.
-    n_ensemble : int, default=1
-        Networks trained from different seeds in one stack; predictions are their mean.
+    n_ensemble : int, default=8
+        Networks trained from different seeds in one stack; predictions are their mean. Each
+        sets aside other rows for early stopping.
+    numeric_embedding : {"periodic"} or None, default="periodic"
+        "periodic": the first layer is given, beside each feature of more than two values, three
+        learned mixtures of 8 cosines of it with learned frequencies (Gorishniy et al. 2022), so
+        that it can bend and jump. With more than 256 such features none is.
     warm_start : bool, default=False
         Go on from the weights of the last `fit`, with a new schedule and solver state.
     random_state : int, RandomState instance or None, default=None
@@ -175,10 +180,11 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         batch_norm_eps=1e-5,
         early_stopping="auto",
         validation_fraction=0.1,
-        n_iter_no_change=10,
+        n_iter_no_change=np.inf,
         tol=1e-4,
         class_weight=None,
-        n_ensemble=1,
+        n_ensemble=8,
+        numeric_embedding="periodic",
         warm_start=False,
         random_state=None,
         device="cpu",
@@ -210,6 +216,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
             n_iter_no_change=n_iter_no_change,
             tol=tol,
             n_ensemble=n_ensemble,
+            numeric_embedding=numeric_embedding,
             warm_start=warm_start,
             random_state=random_state,
             device=device,
@@ -402,8 +409,8 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
     solver : {"adam", "sgd"}, default="adam"
         The solver; "sgd" is with momentum.
     batch_size : int or "auto", default="auto"
-        Rows of a minibatch; "auto" is min(200, rows). A last batch of one row joins the
-        batch before it.
+        Rows of a minibatch; "auto" is 200, 128, 64 or 32, the largest that gives at least 12
+        batches, and for up to 64 rows one batch. A last batch of one row joins the batch before it.
     learning_rate : {"constant", "cosine", "one-cycle"}, default="one-cycle"
         Schedule of the learning rate over `max_iter` epochs; `learning_rate_init` is
         its largest value.
@@ -422,18 +429,23 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
     batch_norm_eps : float, default=1e-5
         Added to the variance in batch norm.
     early_stopping : bool or "auto", default="auto"
-        Stop when the validation loss no longer improves, and keep the best epoch's
-        weights. "auto" does so with more than 10,000 rows or when `X_val` is given.
+        Set rows aside and keep the weights of the epoch with the lowest loss on them, and
+        stop as `n_iter_no_change` says. "auto" does so with more than 200 rows and when `X_val` is given.
     validation_fraction : float, default=0.1
         Share of the rows set aside for early stopping.
-    n_iter_no_change : int, default=10
+    n_iter_no_change : int, default=inf
         Epochs without an improvement of the validation loss by `tol` before training
         stops; without early stopping, of the training loss, if the learning rate is
-        constant.
+        constant. By default training goes on to the end of its schedule.
     tol : float, default=1e-4
         The least improvement of the loss that counts.
-    n_ensemble : int, default=1
-        Networks trained from different seeds in one stack; predictions are their mean.
+    n_ensemble : int, default=8
+        Networks trained from different seeds in one stack; predictions are their mean. Each
+        sets aside other rows for early stopping.
+    numeric_embedding : {"periodic"} or None, default="periodic"
+        "periodic": the first layer is given, beside each feature of more than two values, three
+        learned mixtures of 8 cosines of it with learned frequencies (Gorishniy et al. 2022), so
+        that it can bend and jump. With more than 256 such features none is.
     warm_start : bool, default=False
         Go on from the weights of the last `fit`, with a new schedule and solver state.
     random_state : int, RandomState instance or None, default=None

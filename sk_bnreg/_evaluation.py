@@ -39,6 +39,7 @@ STRUCTURAL = (
     "early_stopping",
     "validation_fraction",
     "n_ensemble",
+    "numeric_embedding",
     "dtype",
     "device",
 )

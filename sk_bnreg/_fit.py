@@ -21,6 +21,7 @@ class Structure(NamedTuple):
 
     n_features: int
     sparse: bool
+    embedded: tuple[int, ...]
     hidden_layer_sizes: tuple[int, ...]
     n_outputs: int
     activation: str
@@ -41,8 +42,10 @@ class Task:
 
     Attributes
     ----------
-    train, valid, monitor : Rows
-        Rows to train on, to stop early on and to report on.
+    train, valid : list of Rows
+        Rows that each member trains on and is stopped early on; `valid` is empty without early stopping.
+    monitor : Rows or None
+        Rows to report on.
     net : StackedNet or None
         The net to go on with (warm start); None starts a new one.
     epochs : int or None
@@ -56,8 +59,8 @@ class Task:
     estimator: Any
     structure: Structure
     members: list[Member]
-    train: Rows
-    valid: Rows | None = None
+    train: list[Rows]
+    valid: list[Rows]
     monitor: Rows | None = None
     net: StackedNet | None = None
     epochs: int | None = None
@@ -192,7 +195,7 @@ def make_task(
     """
     keys = [(id(table), network.dtype, str(network.device)) for table in (X, *(monitor or ())[:1])]
     task: Task = network._make_task(X, y, sample_weight, validation=validation, table=tables.get(keys[0]), **options)
-    tables[keys[0]] = task.train.table
+    tables[keys[0]] = task.train[0].table
     if monitor is not None:
         task.monitor = network._monitor_rows(*monitor, tables.get(keys[1]))
         tables[keys[1]] = task.monitor.table
@@ -238,7 +241,7 @@ def _plan(tasks: Sequence[Task], stack_size: int | None) -> list[list[int]]:
         groups.setdefault((task.structure, i if task.alone else -1), []).append(i)
     parts = []
     for (structure, _), group in groups.items():
-        n_rows = max(len(tasks[i].train.index) for i in group)
+        n_rows = max(len(tasks[i].train[0].index) for i in group)
         batch_size = n_rows if structure.batch_size == -1 else structure.batch_size
         size = stack_size or best_stack_size(structure.hidden_layer_sizes, structure.n_features, batch_size)
         part: list[int] = []
@@ -290,11 +293,12 @@ def train(tasks: Sequence[Task], on_epoch_end: Callable[[int, dict[int, float]],
         return [m for m in members if owner[m] in stopped]
 
     hook: EpochHook | None = None if on_epoch_end is None else stop
-    tables = Tables(task.train.table for task in tasks)
+    nothing: list[Rows | None] = [None]
+    tables = Tables(task.train[0].table for task in tasks)
     try:
         net.partial_fit(
-            StackData.stack([task.train for task in tasks for _ in task.members], tables),
-            valid=_stack_some([task.valid for task in tasks for _ in task.members], tables),
+            StackData.stack([rows for task in tasks for rows in task.train], tables),
+            valid=_stack_some([rows for task in tasks for rows in task.valid or nothing * len(task.members)], tables),
             monitor=_stack_some([task.monitor for task in tasks for _ in task.members], tables),
             epochs=None if task.epochs is None else [task.epochs] * len(owner),
             on_epoch_end=hook,
@@ -325,6 +329,7 @@ def _make_net(task: Task, members: list[Member]) -> StackedNet:
         callbacks=task.callbacks or None,
         module__n_members=len(members),
         module__n_features=s.n_features,
+        module__embedded=s.embedded,
         module__hidden_layer_sizes=s.hidden_layer_sizes,
         module__n_outputs=s.n_outputs,
         module__activation=s.activation,

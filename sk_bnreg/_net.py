@@ -398,9 +398,9 @@ class StackedNet(NeuralNet):
 
     def _rows_at_once(self) -> int:
         """Return how many rows of every member to evaluate together: about 16 MB of activations."""
-        widest = max(
-            sum(shape) for shape in self.module_.shapes["hidden_weights"] + self.module_.shapes["output_weights"]
-        )
+        shapes = self.module_.shapes
+        widest = max(sum(shape) for shape in shapes["hidden_weights"] + shapes["output_weights"])
+        widest = max([widest, *(n * n_cosines for n, n_cosines, _ in shapes["embeddings"])])
         return max(64, 2**22 // (widest * len(self.module_.theta)))
 
 

@@ -27,7 +27,8 @@ from sk_bnreg._stats import contrast
 
 N_SEEDS = 20
 _EXACT = {"dtype": "float64", "batch_norm_eps": 1e-30}  # so that batch norm leaves nothing of the weights' scale
-_CONSTANT = {"learning_rate": "constant", "n_iter_no_change": np.inf, "early_stopping": False}
+_PLAIN = {"numeric_embedding": None, "n_ensemble": 1, "early_stopping": False, "batch_size": 200}
+_CONSTANT = {**_PLAIN, "learning_rate": "constant"}
 
 
 @dataclass(frozen=True)
@@ -202,8 +203,8 @@ def _at_equilibrium(**params: Any) -> tuple[Any, list[_Layer]]:
     """Train 20 seeds for 6,000 steps; return the network and what the second half showed of each hidden layer."""
     X, y = _made_up()
     network = BNMLPRegressor(
-        (32, 32), **_CONSTANT, **params, l2_targets="hidden_weights", batch_size=64, max_iter=375, n_ensemble=N_SEEDS,
-        dtype="float64", callbacks=[NormRecorder()], random_state=0,
+        (32, 32), **_CONSTANT | params | {"batch_size": 64, "n_ensemble": N_SEEDS}, l2_targets="hidden_weights",
+        max_iter=375, dtype="float64", callbacks=[NormRecorder()], random_state=0,
     ).fit(X, y)  # fmt: skip
     epochs = network.callbacks[0].epochs_[188:]
     angles, slopes, norms = (
@@ -291,7 +292,7 @@ def invariances() -> Iterator[Finding]:
     X, y = load_digits(return_X_y=True)
     X = StandardScaler().fit_transform(X)
     networks = [
-        BNMLPClassifier((16, 16), **_EXACT, l2_targets=targets, random_state=seed)
+        BNMLPClassifier((16, 16), **_EXACT, **_PLAIN, l2_targets=targets, random_state=seed)
         for targets, seed in product(("weights", "weights+gamma+beta"), range(N_SEEDS))
     ]
     found = [diagnose(network, X) for network in fit_stack(networks, X, y)]
@@ -375,8 +376,8 @@ def rate_decay_grid(n_seeds: int = 5) -> pd.DataFrame:
     X = StandardScaler().fit(X[train]).transform(X)
     grid = list(product((1e-3, 3e-3, 1e-2, 3e-2), (0.002, 0.008, 0.032, 0.128), range(n_seeds)))
     networks = [
-        BNMLPClassifier((32, 32), **_CONSTANT, learning_rate_init=rate, l2=decay / rate, l2_targets="hidden_weights",
-                        batch_size=50, max_iter=100, random_state=seed)
+        BNMLPClassifier((32, 32), **_CONSTANT | {"batch_size": 50}, learning_rate_init=rate, l2=decay / rate,
+                        l2_targets="hidden_weights", max_iter=100, random_state=seed)
         for rate, decay, seed in grid
     ]  # fmt: skip
     fit_stack(networks, X[train], y[train])
@@ -389,7 +390,7 @@ def retuned_rate(n_seeds: int = 4) -> Iterator[Finding]:
     source = "Wu 2019, L2 regularization and batch norm, Jane Street's blog, read in summaries: it does, on CIFAR-10"
     claim = "On the digits: what L2 on the hidden weights gains, a learning rate tuned without it gains as well."
     X, y = load_digits(return_X_y=True)
-    network = BNMLPClassifier((64, 64), l2_targets="hidden_weights", random_state=0)
+    network = BNMLPClassifier((64, 64), **_PLAIN, l2_targets="hidden_weights", random_state=0)
     grid = {"learning_rate_init": [1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1], "l2_budget": [0.0, 0.3, 1.0, 3.0]}
     rows = []
     for train, test in StratifiedKFold(10, shuffle=True, random_state=0).split(X, y):

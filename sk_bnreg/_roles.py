@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from math import isfinite
 from numbers import Real
 
-ROLES = ("hidden_weights", "output_weights", "biases", "gamma", "beta")
+ROLES = ("hidden_weights", "output_weights", "biases", "gamma", "beta", "embeddings")
 
 L2_TARGETS = {
     "weights": ("hidden_weights", "output_weights"),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sk_bnreg._embedding import SIZE, EmbeddingPass, draw_embeddings, embed, embedding_shape
 from sk_bnreg._roles import ROLES
 
 aten = torch.ops.aten
@@ -58,6 +59,8 @@ class StackedMLP(nn.Module):
         Normalise each hidden layer before its activation.
     batch_norm_eps : float
         Added to the variance.
+    embedded : sequence of int
+        Features that the first layer is also given a periodic embedding of.
     dtype : torch.dtype
 
     Shape
@@ -73,6 +76,8 @@ class StackedMLP(nn.Module):
     torch.Size([3, 2, 5])
     """
 
+    embedded: Tensor
+
     def __init__(
         self,
         *,
@@ -83,6 +88,7 @@ class StackedMLP(nn.Module):
         activation: str = "relu",
         batch_norm: bool = True,
         batch_norm_eps: float = 1e-5,
+        embedded: Sequence[int] = (),
         dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
@@ -90,7 +96,9 @@ class StackedMLP(nn.Module):
         self.activation = activation
         self.batch_norm = batch_norm = batch_norm and bool(hidden)
         self.batch_norm_eps = batch_norm_eps
-        weights: list[tuple[int, ...]] = [(out, into) for into, out in pairwise([n_features, *hidden, n_outputs])]
+        self.register_buffer("embedded", torch.tensor(embedded, dtype=torch.int64), persistent=False)
+        sizes = [n_features + SIZE * len(embedded), *hidden, n_outputs]
+        weights: list[tuple[int, ...]] = [(out, into) for into, out in pairwise(sizes)]
         units: list[tuple[int, ...]] = [(size,) for size in hidden]
         self.shapes: dict[str, list[tuple[int, ...]]] = {
             "hidden_weights": weights[:-1],
@@ -98,6 +106,7 @@ class StackedMLP(nn.Module):
             "biases": [*([] if batch_norm else units), (n_outputs,)],
             "gamma": units if batch_norm else [],
             "beta": units if batch_norm else [],
+            "embeddings": [embedding_shape(len(embedded))] if len(embedded) else [],
         }
         self.slices: dict[str, slice] = {}
         stop = 0
@@ -123,10 +132,13 @@ class StackedMLP(nn.Module):
             view.fill_(value)
         for view, value in zip(reversed(views["biases"]), reversed(bounds), strict=False):
             view.fill_(value)
-        draws = torch.stack([torch.rand(bound.shape[1], generator=g, dtype=torch.float64) for g in generators])
+        n_drawn = self.slices["embeddings"].start
+        draws = torch.stack([torch.rand(n_drawn, generator=g, dtype=torch.float64) for g in generators])
         with torch.no_grad():
-            self.theta.copy_(bound * (2 * draws - 1))
+            self.theta[:, :n_drawn] = bound[:, :n_drawn] * (2 * draws - 1)
             self.theta[:, self.slices["gamma"]] = 1.0
+            for parameters in self.blocks(self.theta)["embeddings"]:
+                draw_embeddings(parameters, generators)
 
     def blocks(self, flat: Tensor) -> dict[str, list[Tensor]]:
         """View ``(M, P)`` as each role's layers, ``(M, *shape)``."""
@@ -157,6 +169,8 @@ class StackedMLP(nn.Module):
         """
         block = self.blocks(self.theta)
         statistics = self.running_statistics()
+        for parameters in block["embeddings"]:
+            x = torch.cat([x, embed(x[:, self.embedded], parameters)], dim=1)
         for layer, weight in enumerate(block["hidden_weights"]):
             x = torch.bmm(weight, x)  # (M, H, B)
             if self.batch_norm:
@@ -240,6 +254,8 @@ class TrainingPass:
         self.statistics = [view[:, :, None] for views in means_and_variances for view in views]
         self.eps = stack.theta.data.new_tensor(stack.batch_norm_eps)
         self.buffers: dict[int, _Buffers] = {}
+        pairs = zip(*(stack.blocks(flat)["embeddings"] for flat in (stack.theta.data, stack.theta.grad)), strict=True)
+        self.embedding = next((EmbeddingPass(*pair) for pair in pairs), None)
 
     def __call__(self, x: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """Return each member's mean loss over its rows, ``(M,)``.
@@ -251,7 +267,9 @@ class TrainingPass:
         weight : Tensor of shape (M, B) or None
             Row weights, which also weigh the moments of batch norm; None for ones.
         """
-        n_rows = x.shape[2]
+        n_features, n_rows = x.shape[1:]
+        if self.embedding is not None:
+            x = torch.cat([x, self.embedding.forward(x[:, self.stack.embedded])], dim=1)
         if n_rows not in self.buffers:
             self.buffers[n_rows] = _Buffers(self.value, n_rows)
         buffers = self.buffers[n_rows]
@@ -290,6 +308,8 @@ class TrainingPass:
             torch.bmm(delta, inputs[layer].mT, out=grad.weight)
             if layer:
                 delta = torch.bmm(value.weight.mT, delta, out=buffers.delta[layer - 1])  # (M, H, B)
+            elif self.embedding is not None:
+                self.embedding.backward(torch.bmm(value.weight[:, :, n_features:].mT, delta))
         if moments:
             self._move_running_statistics(moments)
         return loss

@@ -100,8 +100,9 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
 
 
 def network_pipeline(task: str) -> Any:
-    """Return the default network for a task behind skrub's steps for mixed tables."""
-    pipeline = tabular_pipeline(BNMLPClassifier() if task == "classification" else BNMLPRegressor())
+    """Return the default network for a task, one and not an ensemble, behind skrub's steps for mixed tables."""
+    kind = BNMLPClassifier if task == "classification" else BNMLPRegressor
+    pipeline = tabular_pipeline(kind(n_ensemble=1))
     # a category that a fold never saw is all zeros; with skrub's drop="if_binary" each one would warn
     return pipeline.set_params(
         tablevectorizer__low_cardinality=OneHotEncoder(handle_unknown="ignore", sparse_output=False)

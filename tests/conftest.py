@@ -45,7 +45,7 @@ def make_comparison():
     """Return a function that makes up a comparison of some schemes: scores, tuning, plan and a trained network."""
     X, y = load_wine(return_X_y=True)
     X = (X - X.mean(0)) / X.std(0)
-    best = BNMLPClassifier((8,), max_iter=12, early_stopping=True, n_iter_no_change=np.inf, random_state=0)
+    best = BNMLPClassifier((8,), max_iter=12, early_stopping=True, n_ensemble=1, random_state=0)
     best.set_params(callbacks=[NormRecorder()]).fit(X, y).set_params(callbacks=None)
 
     def make(names=DEFAULT_SCHEMES, rename=str):

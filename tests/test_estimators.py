@@ -27,8 +27,8 @@ from sk_bnreg import BNMLPClassifier, BNMLPRegressor
 # In float32 two sums of the same numbers in another order differ in the seventh digit, which these checks
 # compare. Beside each the largest absolute difference measured, of probabilities or predictions of size one.
 SEVEN_DIGITS = {
-    "check_sample_weight_equivalence_on_dense_data": 6e-7,
-    "check_sample_weight_equivalence_on_sparse_data": 6e-7,
+    "check_sample_weight_equivalence_on_dense_data": 9e-6,
+    "check_sample_weight_equivalence_on_sparse_data": 9e-6,
     "check_methods_subset_invariance": 3e-7,
     "check_methods_sample_order_invariance": 1e-7,
 }
@@ -62,7 +62,9 @@ def table():
 
 @pytest.fixture
 def small():
-    return {"hidden_layer_sizes": (16,), "max_iter": 15, "random_state": 0, "learning_rate_init": 0.01}
+    return {
+        "hidden_layer_sizes": (16,), "max_iter": 15, "random_state": 0, "learning_rate_init": 0.01, "n_ensemble": 1,
+    }  # fmt: skip
 
 
 def test_inputs_of_other_types_give_the_same_predictions(table, small):
@@ -151,7 +153,10 @@ def test_partial_fit_without_classes_and_balanced_weights_are_refused(table):
 
 def test_partial_fit_epochs_equal_a_fit_at_a_constant_rate(table):
     X, y = table
-    settings = {"hidden_layer_sizes": (8,), "learning_rate": "constant", "dtype": "float64", "random_state": 1}
+    settings = {
+        "hidden_layer_sizes": (8,), "learning_rate": "constant", "dtype": "float64", "random_state": 1,
+        "batch_size": 200,
+    }  # fmt: skip
     whole = BNMLPClassifier(max_iter=6, n_iter_no_change=np.inf, **settings).fit(X, y)
     parts = BNMLPClassifier(**settings)
     for _ in range(6):
@@ -229,7 +234,7 @@ def test_sample_weight_and_class_weight_multiply(table, small):
 def test_balanced_counts_classes_by_their_sample_weight(table, small):
     X, y = table
     counts = np.random.default_rng(0).integers(0, 3, 200)
-    settings = small | {"class_weight": "balanced", "dtype": "float64", "batch_size": 500}
+    settings = small | {"class_weight": "balanced", "dtype": "float64", "batch_size": 500, "early_stopping": False}
     weighted = BNMLPClassifier(**settings).fit(X, y, sample_weight=counts)
     repeated = BNMLPClassifier(**settings).fit(X.repeat(counts, 0), y.repeat(counts))
     np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-9)
@@ -299,7 +304,7 @@ def test_the_number_of_targets_stays(table, small):
 
 def test_budget_adds_up_over_partial_fits(table, small):
     X, y = table
-    net = BNMLPClassifier(l2=2.0, **small | {"learning_rate_init": 0.01}).partial_fit(X, y, classes=[0, 1])
+    net = BNMLPClassifier(l2=2.0, batch_size=200, **small).partial_fit(X, y, classes=[0, 1])
     net.set_params(l2=0.0).partial_fit(X, y)
     net.set_params(l2=4.0).partial_fit(X, y)
     assert net.l2_report_[0].budget == pytest.approx(0.01 * (2.0 + 4.0))
@@ -330,7 +335,7 @@ def test_early_stopping_keeps_the_best_epoch(table):
     X_train, X_val, y_train, y_val = train_test_split(X, y, random_state=0)
     settings = {
         "hidden_layer_sizes": (64,), "learning_rate": "constant", "learning_rate_init": 0.02, "dtype": "float64",
-        "random_state": 0, "batch_size": 16, "l2": 0.0,
+        "random_state": 0, "batch_size": 16, "l2": 0.0, "n_ensemble": 1,
     }  # fmt: skip
     net = BNMLPClassifier(max_iter=60, n_iter_no_change=8, **settings).fit(X_train, y_train, X_val=X_val, y_val=y_val)
     curve = np.array(net.validation_loss_curve_)
@@ -341,10 +346,10 @@ def test_early_stopping_keeps_the_best_epoch(table):
     np.testing.assert_allclose(shorter.predict_proba(X), net.predict_proba(X), atol=1e-12)
 
 
-def test_early_stopping_takes_a_stratified_fraction_and_auto_means_more_than_10_000_rows():
-    X, y = make_classification(n_samples=10_001, n_features=4, weights=[0.95], random_state=0)
+def test_auto_early_stopping_means_more_than_200_rows():
+    X, y = make_classification(n_samples=201, n_features=4, weights=[0.95], random_state=0)
     settings = {"hidden_layer_sizes": (4,), "max_iter": 2, "random_state": 0}
-    assert BNMLPClassifier(**settings).fit(X[:10_000], y[:10_000]).validation_loss_curve_ is None
+    assert BNMLPClassifier(**settings).fit(X[:200], y[:200]).validation_loss_curve_ is None
     assert len(BNMLPClassifier(**settings).fit(X, y).validation_loss_curve_) == 2
     assert len(BNMLPRegressor(early_stopping=True, **settings).fit(X, y).validation_loss_curve_) == 2
     with pytest.raises(ValueError, match="early_stopping must be True or 'auto' when X_val"):
@@ -353,7 +358,7 @@ def test_early_stopping_takes_a_stratified_fraction_and_auto_means_more_than_10_
 
 def test_ensemble_is_the_mean_of_its_members(table, small):
     X, y = table
-    net = BNMLPClassifier(n_ensemble=3, dtype="float64", **small).fit(X, y)
+    net = BNMLPClassifier(dtype="float64", **small | {"n_ensemble": 3}).fit(X, y)
     logits = net.net_.module_.eval()(torch.from_numpy(X).T[None].expand(3, -1, -1)).detach().numpy()
     np.testing.assert_allclose(net.predict_proba(X)[:, 1], (1 / (1 + np.exp(-logits[:, 0]))).mean(0), atol=1e-12)
     assert np.ptp(logits, axis=0).max() > 0.1
@@ -361,7 +366,8 @@ def test_ensemble_is_the_mean_of_its_members(table, small):
 
 def test_attributes_compute_the_prediction_by_hand(table, small):
     X, y = table
-    net = BNMLPRegressor(batch_norm=False, dtype="float64", **small).fit(X, y * 10.0 + 3)
+    plain = {"batch_norm": False, "numeric_embedding": None, "dtype": "float64"}
+    net = BNMLPRegressor(**plain, **small).fit(X, y * 10.0 + 3)
     hidden = np.maximum(X @ net.coefs_[0] + net.intercepts_[0], 0)
     output = (hidden @ net.coefs_[1] + net.intercepts_[1]).ravel()
     np.testing.assert_allclose(net.predict(X), output * (y * 10).std() + (y * 10 + 3).mean(), rtol=1e-9)
@@ -373,7 +379,7 @@ def test_attributes_compute_the_prediction_by_hand(table, small):
 def test_pickle_holds_no_training_data_and_trains_on(table, small):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((20_000, 50)).astype(np.float32), rng.standard_normal(20_000)
-    net = BNMLPRegressor(**small | {"max_iter": 2}, early_stopping=True).fit(X, y)
+    net = BNMLPRegressor(**small | {"max_iter": 2}, numeric_embedding=None, early_stopping=True).fit(X, y)
     stored = pickle.dumps(net)
     assert len(stored) < 100_000
     again = pickle.loads(stored)
@@ -420,7 +426,7 @@ def test_skorch_callbacks_see_batches_and_epochs_and_can_stop(table, small):
         callbacks=[EarlyStopping(monitor="train_loss", patience=2, threshold=1.0)], **small | {"max_iter": 50}
     ).fit(X, y)
     assert stopped.n_iter_ == 3
-    constant = small | {"learning_rate": "constant", "l2": 1.0}
+    constant = small | {"learning_rate": "constant", "l2": 1.0, "batch_size": 200}
     factors = [0.5**epoch for epoch in range(15)]
     scheduled = BNMLPClassifier(callbacks=[LRScheduler("LambdaLR", lr_lambda=lambda e: 0.5**e)], **constant).fit(X, y)
     assert scheduled.l2_report_[0].budget == pytest.approx(0.01 * sum(factors), rel=1e-6)
@@ -461,7 +467,7 @@ def test_scikit_learns_own_callbacks(table, small, capsys):
     GridSearchCV(BNMLPClassifier(**small), {"l2": [0.0, 0.1]}, cv=2).set_callbacks(ProgressBar()).fit(X, y)
     assert "BNMLPClassifier" in capsys.readouterr().out
     monitor = ScoringMonitor(scoring="accuracy")
-    net = BNMLPClassifier(**small, n_ensemble=2).set_callbacks(monitor).fit(X, y)
+    net = BNMLPClassifier(**small | {"n_ensemble": 2}).set_callbacks(monitor).fit(X, y)
     scores = [row["accuracy"] for row in monitor.get_logs(select="most_recent").data]
     assert len(scores) == 15
     assert scores[-1] == net.score(X, y)
@@ -505,7 +511,7 @@ def test_documented_defaults_are_the_signatures(cls):
 def test_global_state_is_left_alone(table, small):
     numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
     torch_state, threads = torch.get_rng_state(), torch.get_num_threads()
-    BNMLPClassifier(dropout=0.1, early_stopping=True, n_ensemble=2, **small).fit(*table)
+    BNMLPClassifier(dropout=0.1, early_stopping=True, **small | {"n_ensemble": 2}).fit(*table)
     assert torch_state.equal(torch.get_rng_state())
     assert torch.get_num_threads() == threads
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
@@ -520,7 +526,7 @@ def test_l2_budget_is_what_the_report_finds(params):
     for stopping in (False, True):
         net.set_params(early_stopping=stopping, n_iter_no_change=np.inf).fit(X, y, sample_weight=weight)
         last_epoch = net.net_.records_[0].budgets[-1]
-        assert list(last_epoch.values()) == pytest.approx([0.7] * 5)
+        assert list(last_epoch.values()) == pytest.approx([0.7] * 6)
 
 
 def test_layer_sizes_as_text():

@@ -33,6 +33,7 @@ def twelve_different_classifiers(**shared):
             max_iter=8 + i,
             early_stopping=i % 4 != 3,
             n_iter_no_change=1 + i % 3,
+            n_ensemble=1,
             **shared,
         )
         for i in range(12)

@@ -9,6 +9,7 @@ import sk_bnreg
 
 ORDER = [
     "_roles",
+    "_embedding",
     "_stack",
     "_data",
     "_optim",

@@ -38,7 +38,8 @@ def hand_written_steps(theta, gradients, rate, l2, l2_mode, solver):
 @pytest.mark.parametrize("l2_mode", ["decoupled", "loss"])
 @pytest.mark.parametrize("role", ROLES)
 def test_decay_of_each_role_equals_the_hand_written_update(role, l2_mode, solver):
-    stack = StackedMLP(n_members=2, n_features=3, hidden_layer_sizes=(4, 5), n_outputs=2, dtype=torch.float64)
+    sizes = {"n_members": 2, "n_features": 3, "hidden_layer_sizes": (4, 5), "n_outputs": 2}
+    stack = StackedMLP(**sizes, embedded=(1,), dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     stack.theta.data = torch.randn(stack.theta.shape, generator=generator, dtype=torch.float64)
     gradients = torch.randn(4, *stack.theta.shape, generator=generator, dtype=torch.float64)
@@ -61,10 +62,22 @@ def test_decay_of_each_role_equals_the_hand_written_update(role, l2_mode, solver
 def test_roles_are_known_by_what_they_are_not_by_shape():
     stack = StackedMLP(n_members=2, n_features=3, hidden_layer_sizes=(4, 5), n_outputs=2)
     sizes = {role: columns.stop - columns.start for role, columns in stack.slices.items()}
-    assert sizes == {"hidden_weights": 3 * 4 + 4 * 5, "output_weights": 10, "biases": 2, "gamma": 9, "beta": 9}
-    plain = StackedMLP(n_members=1, n_features=3, hidden_layer_sizes=(4, 5), n_outputs=2, batch_norm=False)
+    assert sizes == {
+        "hidden_weights": 3 * 4 + 4 * 5,
+        "output_weights": 10,
+        "biases": 2,
+        "gamma": 9,
+        "beta": 9,
+        "embeddings": 0,
+    }
+    sizes = {"n_features": 3, "hidden_layer_sizes": (4, 5), "n_outputs": 2, "batch_norm": False}
+    plain = StackedMLP(n_members=1, embedded=(0, 2), **sizes)
     sizes = {role: columns.stop - columns.start for role, columns in plain.slices.items()}
-    assert sizes == {"hidden_weights": 32, "output_weights": 10, "biases": 11, "gamma": 0, "beta": 0}
+    with_embeddings = 4 * (3 + 2 * 3) + 4 * 5  # three values of each
+    assert sizes == {
+        "hidden_weights": with_embeddings, "output_weights": 10, "biases": 11, "gamma": 0, "beta": 0,
+        "embeddings": 2 * 8 * (2 + 3),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 7, 100])

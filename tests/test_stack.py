@@ -31,10 +31,29 @@ def make_stack(**kwargs):
     return stack
 
 
+class Embedded(torch.nn.Module):
+    """Features, then of each embedded one three sums of weighted cosines, written out as in the paper."""
+
+    def __init__(self, columns, parameters):
+        super().__init__()
+        self.columns, self.parameters_ = columns, torch.nn.Parameter(parameters)
+
+    def forward(self, x):
+        values = [x]
+        for column, table in zip(self.columns, self.parameters_, strict=True):
+            for k in range(3):
+                terms = [w[2 + k] * torch.cos(w[0] * x[:, column] + w[1]) for w in table]
+                values.append(sum(terms)[:, None])
+        return torch.cat(values, dim=1)
+
+
 def ordinary_network(stack, m):
     """Member m as a torch.nn.Sequential with copies of its parameters, and those in the order of theta."""
     block = {role: [view[m].detach().clone() for view in views] for role, views in stack.blocks(stack.theta).items()}
     layers, by_role = [], {role: [] for role in block}
+    if block["embeddings"]:
+        layers.append(Embedded(stack.embedded.tolist(), *block["embeddings"]))
+        by_role["embeddings"].append(layers[0].parameters_)
     for k, weight in enumerate([*block["hidden_weights"], *block["output_weights"]]):
         last = k == len(block["hidden_weights"])
         linear = torch.nn.Linear(
@@ -86,6 +105,34 @@ def test_gradient_equals_autograd_on_an_ordinary_network(activation, loss, batch
         torch.testing.assert_close(stack.theta.grad[m], gradient, rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_gradient_of_embeddings_equals_autograd(batch_norm):
+    stack = make_stack(batch_norm=batch_norm, embedded=(4, 0, 1))
+    training = TrainingPass(stack, StackedLoss("multiclass"))
+    for seed, n_rows in enumerate((B, 6, B)):  # batches of two sizes
+        x, target = (part[..., :n_rows] for part in make_batch("multiclass", seed))
+        losses = training(x, target, None)
+        for m in range(M):
+            network, parameters = ordinary_network(stack, m)
+            expected = torch.nn.functional.cross_entropy(network(x[m].T), target[m])
+            gradient = torch.cat([part.reshape(-1) for part in torch.autograd.grad(expected, parameters)])
+            torch.testing.assert_close(losses[m], expected.detach(), rtol=1e-12, atol=0)
+            torch.testing.assert_close(stack.theta.grad[m], gradient, rtol=1e-9, atol=1e-13)
+            torch.testing.assert_close(stack.train()(x)[m].T, network(x[m].T), rtol=1e-12, atol=1e-14)
+
+
+def test_embeddings_start_smooth():
+    """At a fifth of a period per unit of the feature, each member with cosines of its own."""
+    stack = StackedMLP(n_members=2, n_features=300, hidden_layer_sizes=(2,), n_outputs=1, embedded=range(300))
+    stack.reset_parameters([torch.Generator().manual_seed(m) for m in range(2)])
+    parameters = stack.blocks(stack.theta.detach())["embeddings"][0]  # (M, E, F, 2 + S)
+    frequency, phase, weight = parameters.split([1, 1, 3], dim=3)
+    assert abs(frequency.std().item() - 0.4 * np.pi) < 5 * 0.4 * np.pi / (2 * frequency.numel()) ** 0.5
+    assert 3.1 < phase.abs().max().item() <= np.pi
+    assert 0.34 < weight.abs().max().item() <= 8**-0.5
+    assert not torch.equal(parameters[0], parameters[1])
+
+
 class PassAsFunction(torch.autograd.Function):
     """A training pass as autograd sees it: parameters in, losses out."""
 
@@ -106,7 +153,7 @@ class PassAsFunction(torch.autograd.Function):
 @pytest.mark.parametrize("loss", TORCH_LOSSES)
 def test_gradient_passes_torchs_gradcheck(loss, batch_norm, weighted):
     """Against finite differences; autograd has no part in it."""
-    stack = make_stack(activation="tanh", batch_norm=batch_norm)
+    stack = make_stack(activation="tanh", batch_norm=batch_norm, embedded=(0, 3) if loss == "squared" else ())
     weight = torch.rand(M, B, generator=torch.Generator().manual_seed(1), dtype=torch.float64) if weighted else None
     batch = (*make_batch(loss), weight)
     theta = stack.theta.detach().clone().requires_grad_()
@@ -218,6 +265,8 @@ def test_loss_and_gradient_equal_scikit_learns_mlp(n_classes, activation):
         dtype="float64",
         warm_start=True,
         random_state=0,
+        n_ensemble=1,
+        numeric_embedding=None,
     )
     with pytest.warns(UserWarning, match="Maximum iterations"):
         theirs.fit(X, y)

@@ -1,0 +1,252 @@
+"""What does each of the defaults contribute, and what would other choices change?
+
+The tables and the kind of splits of accuracy.py; every variant differs from the defaults in the one thing that it is
+named after. One line per table, split and variant is added to a .jsonl file, as there; splits from 10 on are none that
+accuracy.py reports on.
+
+    OMP_NUM_THREADS=1 python benchmarks/ablation.py run DIR ablation.jsonl [--variants ...] [--splits 10 11]
+    python benchmarks/ablation.py write ablation.jsonl docs/accuracy.md
+"""
+
+import argparse
+import json
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import torch
+from accuracy import make_model, measure, prepare
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
+
+from sk_bnreg import _embedding, _net
+from sk_bnreg._base import BaseBNMLP
+from sk_bnreg._stack import Dropout, StackedLoss, StackedMLP
+
+START, END = "<!-- ablation: benchmarks/ablation.py -->", "<!-- end of ablation -->"
+
+
+def network_with(**params):
+    return lambda model: model.set_params(**{f"{model.steps[-1][0]}__{name}": value for name, value in params.items()})
+
+
+def before_network(step, replaced=None):
+    """Put a step before the network, in place of another one."""
+
+    def change(model):
+        steps = [(name, old) for name, old in model.steps[:-1] if name != replaced]
+        return Pipeline([*steps, ("step", step), model.steps[-1]])
+
+    return change
+
+
+def piecewise_linear(model):
+    """Add hat functions between twelve quantiles of each feature, in place of the cosines."""
+    hats = SplineTransformer(n_knots=12, degree=1, knots="quantile", include_bias=False)
+    both = FeatureUnion([("itself", FunctionTransformer()), ("hats", hats)])
+    return network_with(numeric_embedding=None)(before_network(both)(model))
+
+
+class Smoothed(StackedLoss):
+    """Label smoothing of 0.1 in the gradient, and so in what is learned."""
+
+    def gradient(self, outputs, target):
+        gradient = super().gradient(outputs, target)
+        if self.kind == "squared":
+            return gradient
+        n_classes = 2 if self.kind == "binary" else outputs.shape[1]
+        if self.kind == "binary":
+            return gradient + 0.1 * (target - 1 / n_classes)
+        is_target = torch.zeros_like(outputs).scatter_(1, target[:, None], 1.0)
+        return gradient + 0.1 * (is_target - 1 / n_classes)
+
+
+def four_cycles(schedule, peak, n_steps):
+    """Four cycles of growing length (RealMLP's coslog4)."""
+    step = np.arange(n_steps) / n_steps
+    return peak / 2 * (1 - np.cos(2 * np.pi * np.log2(1 + 15 * step)))
+
+
+def glorot_to_torch(reset):
+    """Initialise the weights uniformly within 1 / sqrt(inputs), as torch does."""
+
+    def reset_parameters(self, generators):
+        reset(self, generators)
+        blocks = self.blocks(self.theta.data)
+        for weight in (*blocks["hidden_weights"], *blocks["output_weights"]):
+            n_out, n_in = weight.shape[1:]
+            weight.mul_(((n_in + n_out) / (6 * n_in)) ** 0.5)
+
+    return reset_parameters
+
+
+def falling_dropout(draw):
+    """Let the noise of dropout fall to nothing over the 30 epochs of 20 steps and more."""
+
+    def drawn(self, n_rows, weight):
+        self.n_drawn = getattr(self, "n_drawn", -1) + 1
+        strength = max(0.0, 1 - self.n_drawn / 600)
+        return tuple(torch.lerp(torch.ones_like(mask), mask, strength) for mask in draw(self, n_rows, weight))
+
+    return drawn
+
+
+class Recalibrated:
+    """After a fit, take the running statistics over all training rows at once, with the final weights."""
+
+    def __init__(self, fit):
+        self.fit = fit
+
+    def __get__(self, network, owner=None):
+        def fit(X, y, **params):
+            self.fit(network, X, y, **params)
+            module, seen, var_mean = network.net_.module_, [], torch.var_mean
+
+            def remember(*args, **kwargs):
+                seen.append(var_mean(*args, **kwargs))
+                return seen[-1]
+
+            x = torch.from_numpy(np.ascontiguousarray(np.asarray(X, np.float32).T))
+            with torch.no_grad(), patch("torch.var_mean", remember):
+                module.train(True)(x.expand(len(module.theta), -1, -1))
+            module.running_var.copy_(torch.cat([var for var, _ in seen], 1) + module.batch_norm_eps)
+            module.running_mean.copy_(torch.cat([mean for _, mean in seen], 1))
+            return network
+
+        return fit
+
+
+def same(model):
+    return model
+
+
+def make_variant(change, task, seed, categories):
+    return change(make_model("sk_bnreg", task, seed, categories))
+
+
+def variants():
+    """Return, by name, what each variant is about, its change of the pipeline and what it patches."""
+    return {
+        "defaults": ("", same, ()),
+        "no embedding of numeric features": ("inputs", network_with(numeric_embedding=None), ()),
+        "piecewise-linear embedding (12 quantiles)": ("inputs", piecewise_linear, ()),
+        "16 cosines": ("inputs", same, [patch.object(_embedding, "N_COSINES", 16)]),
+        "frequencies of 0.1": ("inputs", same, [patch.object(_embedding, "SPREAD", 0.1)]),
+        "frequencies of 0.5": ("inputs", same, [patch.object(_embedding, "SPREAD", 0.5)]),
+        "standard instead of squashing scaler": ("inputs", before_network(StandardScaler(), "squashingscaler"), ()),
+        "one network": ("ensemble", network_with(n_ensemble=1), ()),
+        "4 networks": ("ensemble", network_with(n_ensemble=4), ()),
+        "16 networks": ("ensemble", network_with(n_ensemble=16), ()),
+        "no rows set aside, last epoch": ("stopping", network_with(early_stopping=False), ()),
+        "a fifth of the rows set aside": ("stopping", network_with(validation_fraction=0.2), ()),
+        "stop after 10 epochs without improvement": ("stopping", network_with(n_iter_no_change=10), ()),
+        "no batch norm": ("network", network_with(batch_norm=False), ()),
+        "batch-norm statistics over all rows at the end": (
+            "network", same, [patch.object(BaseBNMLP, "fit", Recalibrated(BaseBNMLP.fit))]
+        ),
+        "64-64": ("network", network_with(hidden_layer_sizes=(64, 64)), ()),
+        "256-256": ("network", network_with(hidden_layer_sizes=(256, 256)), ()),
+        "128-128-128": ("network", network_with(hidden_layer_sizes=(128, 128, 128)), ()),
+        "gelu": ("network", network_with(activation="gelu"), ()),
+        "silu": ("network", network_with(activation="silu"), ()),
+        "initial weights as torch's": (
+            "network",
+            same,
+            [patch.object(StackedMLP, "reset_parameters", glorot_to_torch(StackedMLP.reset_parameters))],
+        ),
+        "no L2": ("regularization", network_with(l2=0.0), ()),
+        "a third of the L2": ("regularization", network_with(l2=0.3), ()),
+        "three times the L2": ("regularization", network_with(l2=3.0), ()),
+        "L2 by a decay budget of 4": ("regularization", network_with(l2_budget=4.0), ()),
+        "L2 on gamma and beta too": ("regularization", network_with(l2_targets="weights+gamma+beta"), ()),
+        "L2 on all parameters": ("regularization", network_with(l2_targets="all"), ()),
+        "dropout 0.1": ("regularization", network_with(dropout=0.1), ()),
+        "dropout 0.1, falling": (
+            "regularization", network_with(dropout=0.1), [patch.object(Dropout, "draw", falling_dropout(Dropout.draw))]
+        ),
+        "dropout 0.1, 60 epochs": ("regularization", network_with(dropout=0.1, max_iter=60), ()),
+        "label smoothing 0.1": ("regularization", same, [patch("sk_bnreg._fit.StackedLoss", Smoothed)]),
+        "learning rate 0.005": ("solver", network_with(learning_rate_init=0.005), ()),
+        "learning rate 0.02": ("solver", network_with(learning_rate_init=0.02), ()),
+        "cosine from 0.005": ("solver", network_with(learning_rate="cosine", learning_rate_init=0.005), ()),
+        "four cycles": ("solver", same, [patch.object(_net, "learning_rates", four_cycles)]),
+        "beta_2 0.95": ("solver", network_with(beta_2=0.95), ()),
+        "60 epochs": ("solver", network_with(max_iter=60), ()),
+        "batches of 200 for any number of rows": ("solver", network_with(batch_size=200), ()),
+    }  # fmt: skip
+
+
+def run(args):
+    done = prepare(args.results)
+    paths = sorted(args.folder.glob("*.parquet"))
+    for seed in args.splits:
+        for name in args.variants or variants():
+            _, change, patches = variants()[name]
+            with ExitStack() as stack:
+                for each in patches:
+                    stack.enter_context(each)
+                for path in paths:
+                    if (path.stem, seed, name) not in done:
+                        row = measure(path, seed, name, partial(make_variant, change))
+                        with args.results.open("a") as file:
+                            file.write(json.dumps(row) + "\n")
+            print(seed, name, flush=True)
+
+
+def write(args):
+    """Write what the variants measured, each against the defaults on the same splits."""
+    frame = pd.read_json(args.results, lines=True)
+    whole = frame.groupby("model")[["table", "split"]].apply(len)
+    frame = frame[frame["model"].isin(whole.index[whole == whole["defaults"]])]
+    scores, losses, seconds, errors = (
+        frame.pivot_table(index="table", columns="model", values=name)
+        for name in ("score", "log_loss", "fit_seconds", "calibration_error")
+    )
+    difference = scores.sub(scores["defaults"], axis=0)
+    rows = []
+    for name, (subject, *_) in variants().items():
+        if name in scores:
+            own = difference[name]
+            rows.append(
+                {
+                    "about": subject,
+                    "variant": name,
+                    "score": f"{own.mean():+.4f} +- {own.sem():.4f}",
+                    "better / worse": f"{(own > 0.002).sum()} / {(own < -0.002).sum()}",
+                    "log loss": f"x {(losses[name] / losses['defaults']).median():.3f}",
+                    "calibration error": f"{errors[name].mean():.4f}",
+                    "fit time": f"x {(seconds[name] / seconds['defaults']).median():.2f}",
+                }
+            )
+    rows[0]["score"] = f"{scores['defaults'].mean():.4f}"
+    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    n_splits = frame["split"].nunique()
+    text = args.page.read_text()
+    head, rest = text.split(START)
+    _, tail = rest.split(END)
+    caption = f"{len(scores)} tables, {n_splits} split{'s' * (n_splits > 1)} of each."
+    args.page.write_text(f"{head}{START}\n{caption}\n\n{table}\n{END}{tail}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    runs = commands.add_parser("run")
+    runs.add_argument("folder", type=Path)
+    runs.add_argument("results", type=Path)
+    runs.add_argument("--variants", nargs="+", choices=list(variants()))
+    runs.add_argument("--splits", type=int, nargs="+", default=[10, 11])
+    runs.set_defaults(function=run)
+    writes = commands.add_parser("write")
+    writes.add_argument("results", type=Path)
+    writes.add_argument("page", type=Path)
+    writes.set_defaults(function=write)
+    args = parser.parse_args()
+    args.function(args)
+
+
+if __name__ == "__main__":
+    main()
