@@ -18,15 +18,13 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import make_model, measure, prepare
+from accuracy import fill, make_model, measure, prepare
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
 
 from sk_bnreg import _embedding, _net
 from sk_bnreg._base import BaseBNMLP
 from sk_bnreg._stack import Dropout, StackedLoss, StackedMLP
-
-START, END = "<!-- ablation: benchmarks/ablation.py -->", "<!-- end of ablation -->"
 
 
 def network_with(**params):
@@ -201,9 +199,9 @@ def write(args):
     frame = pd.read_json(args.results, lines=True)
     whole = frame.groupby("model")[["table", "split"]].apply(len)
     frame = frame[frame["model"].isin(whole.index[whole == whole["defaults"]])]
-    scores, losses, seconds, errors = (
+    scores, losses, errors = (
         frame.pivot_table(index="table", columns="model", values=name)
-        for name in ("score", "log_loss", "fit_seconds", "calibration_error")
+        for name in ("score", "log_loss", "calibration_error")
     )
     difference = scores.sub(scores["defaults"], axis=0)
     rows = []
@@ -218,17 +216,13 @@ def write(args):
                     "better / worse": f"{(own > 0.002).sum()} / {(own < -0.002).sum()}",
                     "log loss": f"x {(losses[name] / losses['defaults']).median():.3f}",
                     "calibration error": f"{errors[name].mean():.4f}",
-                    "fit time": f"x {(seconds[name] / seconds['defaults']).median():.2f}",
                 }
             )
     rows[0]["score"] = f"{scores['defaults'].mean():.4f}"
     table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
     n_splits = frame["split"].nunique()
-    text = args.page.read_text()
-    head, rest = text.split(START)
-    _, tail = rest.split(END)
     caption = f"{len(scores)} tables, {n_splits} split{'s' * (n_splits > 1)} of each."
-    args.page.write_text(f"{head}{START}\n{caption}\n\n{table}\n{END}{tail}")
+    fill(args.page, "ablation", f"{caption}\n\n{table}")
 
 
 def main():

@@ -6,7 +6,7 @@ is added to a .jsonl file; lines that are there already are not computed again, 
 that need an environment of their own (RealMLP_TD and TabM_D, of pytabkit) can be added by it.
 
     OMP_NUM_THREADS=1 python benchmarks/accuracy.py run DIR accuracy.jsonl --models sk_bnreg MLP HistGB [--splits 3]
-    python benchmarks/accuracy.py show accuracy.jsonl [--diagram ranks.svg]
+    python benchmarks/accuracy.py write accuracy.jsonl docs/accuracy.md
 """
 
 import argparse
@@ -160,7 +160,8 @@ def run(args):
                     print(*(f"{v:.4f}" if isinstance(v, float) else v for v in row.values()), flush=True)
 
 
-def show(args):
+def write(args):
+    """Write what was measured, and a critical-difference diagram beside it."""
     import matplotlib
 
     from sk_bnreg import CriticalDifferenceDisplay
@@ -189,16 +190,22 @@ def show(args):
             "predict s, median": frame.groupby("model")["predict_seconds"].median(),
         }
     ).sort_values("mean rank")
-    print(f"{len(scores)} tables, {frame['split'].nunique()} splits: accuracy or R2\n")
-    print(summary.round(3).to_markdown(), "\n")
-    print(scores[summary.index].round(4).to_markdown(), "\n")
-    display = CriticalDifferenceDisplay.from_scores(scores[summary.index])
-    if args.diagram:
-        display.figure_.savefig(args.diagram, metadata={"Date": None})
-    for model in sorted(set(every["model"]) - {BASELINE}):
-        print(against(every, model, BASELINE))
-    for model in sorted(set(every["model"]) - set(frame["model"])):
-        print(against(every, "sk_bnreg", model))
+    paragraphs = [
+        f"{len(scores)} tables, {frame['split'].nunique()} splits of each, accuracy or R2:",
+        summary.round(3).to_markdown(),
+        scores[summary.index].round(4).to_markdown(),
+        *(against(every, "sk_bnreg", model) for model in sorted(set(every["model"]) - {"sk_bnreg"})),
+    ]
+    fill(args.page, "accuracy", "\n\n".join(paragraphs))
+    figure = CriticalDifferenceDisplay.from_scores(scores[summary.index]).figure_
+    figure.savefig(args.page.with_suffix(".svg"), metadata={"Date": None})
+
+
+def fill(page, name, text):
+    """Write a text into its place in a page."""
+    start, end = f"<!-- {name}: benchmarks/{name}.py -->", f"<!-- end of {name} -->"
+    head, rest = page.read_text().split(start)
+    page.write_text(f"{head}{start}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def against(frame, model, other):
@@ -226,10 +233,10 @@ def main():
     runs.add_argument("--tables", nargs="+")
     runs.add_argument("--splits", type=int, default=3)
     runs.set_defaults(function=run)
-    shows = commands.add_parser("show")
-    shows.add_argument("results", type=Path)
-    shows.add_argument("--diagram", type=Path)
-    shows.set_defaults(function=show)
+    writes = commands.add_parser("write")
+    writes.add_argument("results", type=Path)
+    writes.add_argument("page", type=Path)
+    writes.set_defaults(function=write)
     args = parser.parse_args()
     args.function(args)
 

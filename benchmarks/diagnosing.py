@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sk_bnreg import BNMLPClassifier, NormRecorder, diagnose
 
+PLAIN = {"n_ensemble": 1, "numeric_embedding": None, "early_stopping": False, "batch_size": 200}
 SGD = {"solver": "sgd", "learning_rate_init": 0.1}
 FITS = (
     {},
@@ -52,7 +53,7 @@ def estimate():
         X, y = load(return_X_y=True)
         X = StandardScaler().fit_transform(X)
         for params in FITS:
-            network = BNMLPClassifier((64, 64), callbacks=[NormRecorder()], random_state=0, **params).fit(X, y)
+            network = BNMLPClassifier((64, 64), callbacks=[NormRecorder()], random_state=0, **PLAIN, **params).fit(X, y)
             without = clone(network).set_params(l2=0.0, callbacks=None).fit(X, y)
             layers = diagnose(network, X).layers
             power = 2 if network.solver == "sgd" else 1

@@ -26,7 +26,7 @@ from sklearn.datasets import make_classification
 from sk_bnreg import BNMLPClassifier, compare_schemes
 torch.set_num_threads(1)
 X, y = make_classification(n_samples=300, n_features=10, random_state=0)
-net = BNMLPClassifier((16,), max_iter=6)
+net = BNMLPClassifier((16,), max_iter=6, n_ensemble=1)
 folds = {"cv": 10, "n_repeats": 16, "inner_cv": 2}
 compare_schemes(net, X, y, **folds, n_candidates=3, random_state=0, on_plan=None, out=sys.argv[1])
 """

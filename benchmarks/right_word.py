@@ -45,7 +45,8 @@ def study(task, case, seed):
     """Return the word for L2, and the true difference that it is about."""
     *shape, budgets, rate = CASES[case].values()
     cls, scoring, rope = TASKS[task]
-    estimator = cls((32,), batch_norm=False, max_iter=60)
+    plain = {"n_ensemble": 1, "numeric_embedding": None, "early_stopping": False, "batch_size": 200}
+    estimator = cls((32,), batch_norm=False, max_iter=60, **plain)
     rng = np.random.default_rng(seed)
     X, y = sample(task, *shape, rng)
     comparison = compare_schemes(

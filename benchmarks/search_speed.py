@@ -55,6 +55,8 @@ def table(n_rows):
 def network(hidden, batch_size, batch_norm):
     return BNMLPClassifier(
         hidden,
+        n_ensemble=1,
+        numeric_embedding=None,
         batch_norm=batch_norm,
         batch_size=batch_size,
         learning_rate="constant",

@@ -34,6 +34,9 @@ def sequential(n_features, units):
 def ours(units, batch_size, batch_norm, seed=0):
     return BNMLPClassifier(
         (units, units),
+        n_ensemble=1,
+        numeric_embedding=None,
+        early_stopping=False,
         batch_norm=batch_norm,
         batch_size=batch_size,
         l2=0.0,

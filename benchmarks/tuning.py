@@ -69,6 +69,8 @@ PRUNERS = {
 def network():
     return BNMLPClassifier(
         (64, 64),
+        n_ensemble=1,
+        numeric_embedding=None,
         batch_size=64,
         learning_rate="constant",
         max_iter=EPOCHS,

@@ -113,8 +113,8 @@ def fit_stack(
         The most members (networks) in a stack; None chooses by what is fastest on a CPU.
     on_epoch_end : callable or None
         ``on_epoch_end(epoch, scores)`` after every epoch of a stack; `scores` has one
-        entry per estimator, minus its mean loss on its monitor rows, nan for those that
-        are not training now. It may return the indices of estimators to stop.
+        entry per estimator, minus its mean loss on its monitor rows (of an ensemble, the mean
+        over its networks), nan for those that are not training now. It may return the indices of estimators to stop.
 
     Returns
     -------

@@ -37,7 +37,7 @@ SURVEY_QUESTIONS = (
         "bn+l2+gamma+beta",
         "bn+l2 on hidden weights, gamma, beta",
     ),
-    Question("L2 on the output biases", "batch norm and L2 on all else", "bn+l2+all", "bn+l2+gamma+beta"),
+    Question("L2 on output biases and embeddings", "batch norm and L2 on all else", "bn+l2+all", "bn+l2+gamma+beta"),
     Question("L2 in the loss instead of decoupled", "batch norm", "bn+l2 (loss)", "bn+l2"),
     Question("L2 in the loss instead of decoupled", "no batch norm", "l2 (loss)", "l2"),
     Question("tuning L2 beside batch norm", "a fifth of what is best without it", "bn+l2", "bn+l2, a fifth"),

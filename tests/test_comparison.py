@@ -15,7 +15,7 @@ from sk_bnreg import BNMLPClassifier, SchemeComparison, StackedGridSearchCV
 from sk_bnreg._comparison import SCHEMES, scheme_name
 from sk_bnreg._stats import contrast
 
-NET = BNMLPClassifier((8,), max_iter=4, batch_size=32, learning_rate_init=0.05, random_state=0)
+NET = BNMLPClassifier((8,), max_iter=4, batch_size=32, learning_rate_init=0.05, n_ensemble=1, random_state=0)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def table():
     [
         (False, "none", "loss", "plain"),
         (False, "weights+gamma+beta", "decoupled", "l2"),
-        (False, ("hidden_weights", "output_weights", "biases"), "decoupled", "l2+all"),
+        (False, ("weights", "biases", "embeddings"), "decoupled", "l2+all"),
         (True, (), "decoupled", "bn"),
         (True, ("weights", "gamma", "beta"), "loss", "bn+l2+gamma+beta (loss)"),
         (True, "output_weights", "decoupled", "bn+l2 on output_weights"),

@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping, LRScheduler
+from skrub import tabular_pipeline
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor
 
@@ -541,3 +542,27 @@ def test_layer_sizes_as_text():
 def test_l2_budget_where_there_is_none():
     with pytest.raises(ValueError, match="for a decay budget to exist, got 'loss' with 'adam'"):
         BNMLPClassifier(l2_mode="loss", l2_budget=1.0).fit(*make_classification(random_state=0))
+
+
+@pytest.mark.filterwarnings("ignore:Found unknown categories")  # scikit-learn's encoder, of rows that are to have some
+def test_a_mixed_table_in_one_line():
+    """Words, dates and gaps, levels and days that training did not see; the target depends on each."""
+    rng = np.random.default_rng(0)
+    size, days = rng.normal(10, 3, 600), rng.integers(0, 700, 600)
+    colour = rng.choice(["red", "green", "blue", None], 600)
+    frame = pd.DataFrame(
+        {
+            "size": np.where(rng.random(600) < 0.1, np.nan, size),
+            "colour": colour,
+            "name": [f"customer {i}" for i in range(600)],
+            "day": pd.Timestamp("2024-01-01") + pd.to_timedelta(days, unit="D"),
+        }
+    )
+    frame.loc[450:460, "colour"] = "violet"
+    value = size + 4 * (colour == "red") + 3 * np.cos(days * 2 * np.pi / 365.25)
+    train, test = frame[:450], frame[450:]
+    classifier = tabular_pipeline(BNMLPClassifier(n_ensemble=2, random_state=0)).fit(train, value[:450] > 11)
+    assert classifier.score(test, value[450:] > 11) > 0.8
+    for target in (1e-6 * value, np.exp(value / 3)):  # of a tiny scale, with a heavy tail
+        model = tabular_pipeline(BNMLPRegressor(n_ensemble=2, random_state=0)).fit(train, target[:450])
+        assert model.score(test, target[450:]) > 0.6

@@ -33,7 +33,7 @@ def table():
 
 
 def search(**options):
-    network = BNMLPClassifier((16,), max_iter=5, dtype="float64", random_state=0)
+    network = BNMLPClassifier((16,), max_iter=5, n_ensemble=1, dtype="float64", random_state=0)
     return StackedGridSearchCV(network, GRID, cv=3, refit=False, **options)
 
 

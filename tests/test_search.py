@@ -37,7 +37,7 @@ FORTY = {
 
 
 def small(cls=BNMLPClassifier, **params):
-    return cls((8,), max_iter=2, dtype="float64", random_state=0, **params)
+    return cls((8,), **{"max_iter": 2, "n_ensemble": 1, "dtype": "float64", "random_state": 0, **params})
 
 
 def mixed_table(X):
@@ -343,7 +343,8 @@ def test_networks_that_only_their_own_fit_can_train(classes):
     search = StackedGridSearchCV(Doubled((8,), max_iter=2, random_state=0), grid, cv=3).fit(*classes)
     assert search.best_estimator_.doubled_ == 12
     importance = {"importance_getter": lambda net: np.abs(net.coefs_[0]).sum(1)}
-    pipeline = make_pipeline(SelectFromModel(small(), max_features=3, **importance), small())
+    plain = small().set_params(numeric_embedding=None)  # which has a weight for each feature and no more
+    pipeline = make_pipeline(SelectFromModel(plain, max_features=3, **importance), small())
     grid = {"bnmlpclassifier__l2": [0.0, 1.0]}
     plain = GridSearchCV(pipeline, grid, cv=3).fit(*classes)
     assert_equal_results(StackedGridSearchCV(pipeline, grid, cv=3).fit(*classes), plain)

@@ -24,7 +24,10 @@ from sk_bnreg._stats import contrast
 from sk_bnreg._study import TunedL2
 
 ONCE = {"n_repeats": 1, "on_plan": None}
-SMALL = {"hidden_layer_sizes": (8,), "max_iter": 6, "batch_size": 32, "learning_rate_init": 0.05, "dtype": "float64"}
+SMALL = {
+    "hidden_layer_sizes": (8,), "max_iter": 6, "batch_size": 32, "learning_rate_init": 0.05, "n_ensemble": 1,
+    "dtype": "float64",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -253,7 +256,7 @@ import sys
 from sklearn.datasets import make_classification
 from sk_bnreg import BNMLPClassifier, compare_schemes
 X, y = make_classification(n_samples=300, n_features=8, random_state=0)
-net = BNMLPClassifier((16,), max_iter=15, batch_size=32)
+net = BNMLPClassifier((16,), max_iter=15, batch_size=32, n_ensemble=1)
 compare_schemes(net, X, y, cv=6, n_candidates=6, inner_cv=2, random_state=0, n_repeats=1, on_plan=None, out=sys.argv[1])
 """
 

@@ -29,7 +29,7 @@ experimental = pytest.mark.filterwarnings("ignore::optuna.exceptions.Experimenta
 
 
 def small(cls=BNMLPClassifier, **params):
-    return cls((8,), **{"max_iter": 4, "dtype": "float64", "random_state": 0, **params})
+    return cls((8,), **{"max_iter": 4, "n_ensemble": 1, "dtype": "float64", "random_state": 0, **params})
 
 
 def rates():

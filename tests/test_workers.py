@@ -27,7 +27,7 @@ from sk_bnreg import BNMLPClassifier, StackedOptunaSearchCV, search_space
 from sk_bnreg.cli import main
 
 X, Y = make_classification(n_samples=200, n_features=8, random_state=0)
-NETWORK = BNMLPClassifier((16,), max_iter=15, random_state=0, dtype="float64")
+NETWORK = BNMLPClassifier((16,), max_iter=15, n_ensemble=1, random_state=0, dtype="float64")
 CV = KFold(3, shuffle=True, random_state=0)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 PATIENCE = 120  # seconds for what takes a few on an idle machine
