@@ -136,6 +136,8 @@ def variants():
         "frequencies of 0.5": ("inputs", same, [patch.object(_embedding, "SPREAD", 0.5)]),
         "standard instead of squashing scaler": ("inputs", before_network(StandardScaler(), "squashingscaler"), ()),
         "one network": ("ensemble", network_with(n_ensemble=1), ()),
+        "one network, last epoch": ("ensemble", network_with(n_ensemble=1, early_stopping=False), ()),
+        "2 networks": ("ensemble", network_with(n_ensemble=2), ()),
         "4 networks": ("ensemble", network_with(n_ensemble=4), ()),
         "16 networks": ("ensemble", network_with(n_ensemble=16), ()),
         "no rows set aside, last epoch": ("stopping", network_with(early_stopping=False), ()),

@@ -2,7 +2,8 @@
 
 sk-bnreg survey TABLES --out DIR && python docs/results.py DIR/survey.parquet
 
-docs/survey.parquet is the survey that docs/results.md tells of.
+docs/survey.parquet is the survey that docs/results.md tells of; docs/survey_plain.parquet is one of weaker networks,
+beside which it puts the answers.
 """
 
 import sys
@@ -57,6 +58,8 @@ def main(path):
         })  # fmt: skip
     text += ["\nThe extremes, mean differences over the folds of one table:\n", markdown(pd.DataFrame(extremes))]
 
+    text += ["\n## Does it change with the network?\n", *compared(survey, Survey.load(DOCS / "survey_plain.parquet"))]
+
     ranking = survey.ranking()
     CriticalDifferenceDisplay.from_scores(scores).figure_.savefig(DOCS / "ranks.svg")
     text += [
@@ -85,10 +88,36 @@ def main(path):
     (DOCS / "results.md").write_text("\n".join(text) + "\n")
 
 
+def compared(survey, plain):
+    """Put the answers beside those of plain networks."""
+    before = {(answer.question.scheme, answer.question.against): answer for answer in plain.answers()}
+    rows, changed = [], 0
+    for answer in survey.answers():
+        question, now = answer.question, answer.test
+        then = before[question.scheme, question.against].test
+        changed += now.verdict != then.verdict
+        rows.append({
+            "schemes": f"{question.scheme} - {question.against}",
+            **{f"{name}: median": f"{test.median:+z.4f}" for name, test in (("here", now), ("plain", then))},
+            **{f"{name}: word": test.verdict for name, test in (("here", now), ("plain", then))},
+        })  # fmt: skip
+    scores = pd.DataFrame({"here": survey.scores().mean(), "plain": plain.scores().mean()})
+    means = ", ".join(f"{name} {scores.loc[name, 'here']:.4f} ({scores.loc[name, 'plain']:.4f})" for name in MEANS)
+    yield PLAIN.format(means=means, changed=changed, n=len(rows))
+    yield markdown(pd.DataFrame(rows))
+
+
 def markdown(frame):
     lines = [frame.columns, ["---"] * frame.shape[1], *frame.astype(str).itertuples(index=False)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
+
+MEANS = ("plain", "l2", "bn", "bn+l2", "bn+l2+gamma+beta")
+
+PLAIN = """The same survey of the same rows was made before of plain networks: without embeddings of numeric features,
+trained to the last epoch. Mean scores here, and of plain networks in brackets: {means}.
+Of {n} words {changed} are others.
+"""
 
 TITLE = """# Batch norm, L2, or both? What {n_tables} tables say
 
@@ -101,7 +130,8 @@ SETTING = """## What was done
 accuracy, and {n_regression} regressions, scored by R2) of {least:,} to {most:,} rows; larger tables were cut to
 {max_rows:,} random rows. Each scheme was tuned with {n_candidates} candidates on {inner_cv} inner folds inside each of
 {cv} x {n_repeats} outer folds: {n_fits:,} network fits, with hidden layers of {layers} units, {epochs} epochs of
-{solver} on the {schedule} schedule, behind skrub's steps for mixed tables. Decay budgets D tried: {Ds}.
+{solver} on the {schedule} schedule, embeddings of numeric features, and the best of these epochs on a tenth of the
+training rows; single networks, behind skrub's steps for mixed tables. Decay budgets D tried: {Ds}.
 
 A scheme "fixed rate" keeps the default learning rate and tunes its L2 alone; the others tune both. "A fifth" is
 the rule of Ioffe & Szegedy 2015 (section 4.2.1): with batch norm, a fifth of the L2 that is best without.
