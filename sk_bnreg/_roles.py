@@ -40,7 +40,7 @@ def l2_by_role(l2: float | Mapping[str, float], l2_targets: str | tuple[str, ...
     --------
     >>> from sk_bnreg._roles import l2_by_role
     >>> l2_by_role(0.1, ("output_weights", "gamma"))
-    {'hidden_weights': 0.0, 'output_weights': 0.1, 'biases': 0.0, 'gamma': 0.1, 'beta': 0.0}
+    {'hidden_weights': 0.0, 'output_weights': 0.1, 'biases': 0.0, 'gamma': 0.1, 'beta': 0.0, 'embeddings': 0.0}
     """
     if isinstance(l2, Mapping):
         general_first = sorted(l2.items(), key=lambda item: item[0] != "weights")

@@ -32,10 +32,10 @@ class NormRecorder(Callback):
     --------
     >>> from sklearn.datasets import load_iris
     >>> from sk_bnreg import BNMLPClassifier, NormRecorder
-    >>> net = BNMLPClassifier((8,), max_iter=5, callbacks=[NormRecorder()], random_state=0)
+    >>> net = BNMLPClassifier((16,), max_iter=5, callbacks=[NormRecorder()], random_state=0)
     >>> epochs = net.fit(*load_iris(return_X_y=True)).callbacks[0].epochs_
     >>> len(epochs), epochs[0].angles.shape
-    (5, (1, 8))
+    (5, (8, 16))
     """
 
     class Epoch(NamedTuple):

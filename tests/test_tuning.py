@@ -92,7 +92,7 @@ def test_trials_score_as_in_plain_cross_validation(kind, classes, numbers):
 
 @pytest.mark.parametrize(
     "pruner",
-    [MedianPruner(n_startup_trials=2), SuccessiveHalvingPruner(), ThresholdPruner(lower=-0.5, n_warmup_steps=2)],
+    [MedianPruner(n_startup_trials=2), SuccessiveHalvingPruner(), ThresholdPruner(lower=-0.6, n_warmup_steps=2)],
 )
 def test_pruning_changes_no_trial_that_it_lets_through(pruner, classes):
     fitted = search(pruner=pruner, n_trials=20, batch_size=4).fit(*classes)
