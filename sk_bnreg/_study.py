@@ -54,7 +54,7 @@ def compare_schemes(
     scoring: Any = None,
     groups: Any = None,
     sample_weight: Any = None,
-    n_candidates: int = 12,
+    n_candidates: int = 8,
     inner_cv: int = 3,
     budgets: Sequence[float] = BUDGETS,
     learning_rate: str = "tuned",
@@ -97,7 +97,7 @@ def compare_schemes(
         Rows of one group are never on both sides of a split.
     sample_weight : array-like of shape (n_samples,), default=None
         Weights in training and in scoring.
-    n_candidates : int, default=12
+    n_candidates : int, default=8
         Settings tried by each scheme.
     inner_cv : int, default=3
         Inner folds.

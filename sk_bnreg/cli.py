@@ -45,7 +45,7 @@ def compare(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Networks per tuned scheme and fold.")] = 1,
     candidates: Annotated[
-        int | None, typer.Option(min=1, help="Settings that each scheme tries. [default: 12, 4 with --quick]")
+        int | None, typer.Option(min=1, help="Settings that each scheme tries. [default: 8, 4 with --quick]")
     ] = None,
     learning_rate: Annotated[str, typer.Option(help="tuned in every scheme, or fixed.")] = "tuned",
     seed: Annotated[int, typer.Option(help="Determines folds, candidates and networks.")] = 0,
@@ -99,7 +99,7 @@ def compare(
             n_repeats=repeats or (1 if quick else 2),
             n_seeds=seeds,
             scoring=scoring,
-            n_candidates=candidates or (4 if quick else 12),
+            n_candidates=candidates or (4 if quick else 8),
             inner_cv=2 if quick else 3,
             learning_rate=learning_rate,
             rope=rope,
