@@ -131,8 +131,8 @@ def variants():
         "defaults": ("", same, ()),
         "no embedding of numeric features": ("inputs", network_with(numeric_embedding=None), ()),
         "piecewise-linear embedding (12 quantiles)": ("inputs", piecewise_linear, ()),
-        "three mixtures of the cosines": (
-            "inputs", same, [patch.object(_embedding, "SIZE", 3), patch("sk_bnreg._stack.SIZE", 3)]
+        "two mixtures of the cosines": (
+            "inputs", same, [patch.object(_embedding, "SIZE", 2), patch("sk_bnreg._stack.SIZE", 2)]
         ),
         "16 cosines": ("inputs", same, [patch.object(_embedding, "N_COSINES", 16)]),
         "frequencies of 0.1": ("inputs", same, [patch.object(_embedding, "SPREAD", 0.1)]),

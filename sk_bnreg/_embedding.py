@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-N_COSINES, SIZE, SPREAD = 8, 2, 0.2
+N_COSINES, SIZE, SPREAD = 8, 3, 0.2
 
 
 def embedding_shape(n_embedded: int) -> tuple[int, int, int]:

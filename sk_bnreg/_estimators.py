@@ -89,7 +89,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         Networks trained from different seeds in one stack; predictions are their mean. Each
         sets aside other rows for early stopping.
     numeric_embedding : {"periodic"} or None, default="periodic"
-        "periodic": the first layer is given, beside each feature of more than two values, two
+        "periodic": the first layer is given, beside each feature of more than two values, three
         learned mixtures of 8 cosines of it with learned frequencies (Gorishniy et al. 2022), so
         that it can bend and jump. With more than 256 such features none is.
     warm_start : bool, default=False
@@ -443,7 +443,7 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
         Networks trained from different seeds in one stack; predictions are their mean. Each
         sets aside other rows for early stopping.
     numeric_embedding : {"periodic"} or None, default="periodic"
-        "periodic": the first layer is given, beside each feature of more than two values, two
+        "periodic": the first layer is given, beside each feature of more than two values, three
         learned mixtures of 8 cosines of it with learned frequencies (Gorishniy et al. 2022), so
         that it can bend and jump. With more than 256 such features none is.
     warm_start : bool, default=False

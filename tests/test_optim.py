@@ -73,10 +73,10 @@ def test_roles_are_known_by_what_they_are_not_by_shape():
     sizes = {"n_features": 3, "hidden_layer_sizes": (4, 5), "n_outputs": 2, "batch_norm": False}
     plain = StackedMLP(n_members=1, embedded=(0, 2), **sizes)
     sizes = {role: columns.stop - columns.start for role, columns in plain.slices.items()}
-    with_embeddings = 4 * (3 + 2 * 2) + 4 * 5  # two values of each
+    with_embeddings = 4 * (3 + 2 * 3) + 4 * 5  # three values of each
     assert sizes == {
         "hidden_weights": with_embeddings, "output_weights": 10, "biases": 11, "gamma": 0, "beta": 0,
-        "embeddings": 2 * 8 * (2 + 2),
+        "embeddings": 2 * 8 * (2 + 3),
     }  # fmt: skip
 
 

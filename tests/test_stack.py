@@ -32,7 +32,7 @@ def make_stack(**kwargs):
 
 
 class Embedded(torch.nn.Module):
-    """Features, then of each embedded one two sums of weighted cosines, written out as in the paper."""
+    """Features, then of each embedded one three sums of weighted cosines, written out as in the paper."""
 
     def __init__(self, columns, parameters):
         super().__init__()
@@ -41,7 +41,7 @@ class Embedded(torch.nn.Module):
     def forward(self, x):
         values = [x]
         for column, table in zip(self.columns, self.parameters_, strict=True):
-            for k in range(2):
+            for k in range(3):
                 terms = [w[2 + k] * torch.cos(w[0] * x[:, column] + w[1]) for w in table]
                 values.append(sum(terms)[:, None])
         return torch.cat(values, dim=1)
@@ -126,7 +126,7 @@ def test_embeddings_start_smooth():
     stack = StackedMLP(n_members=2, n_features=300, hidden_layer_sizes=(2,), n_outputs=1, embedded=range(300))
     stack.reset_parameters([torch.Generator().manual_seed(m) for m in range(2)])
     parameters = stack.blocks(stack.theta.detach())["embeddings"][0]  # (M, E, F, 2 + S)
-    frequency, phase, weight = parameters.split([1, 1, 2], dim=3)
+    frequency, phase, weight = parameters.split([1, 1, 3], dim=3)
     assert abs(frequency.std().item() - 0.4 * np.pi) < 5 * 0.4 * np.pi / (2 * frequency.numel()) ** 0.5
     assert 3.1 < phase.abs().max().item() <= np.pi
     assert 0.34 < weight.abs().max().item() <= 8**-0.5
