@@ -5,6 +5,8 @@ import io
 import json
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,13 @@ def test_theory_tells_what_was_reproduced():
     findings = json.loads(saved)
     assert {finding["key"] for finding in findings} == {f"R{i}" for i in range(1, 9)}
     assert not [finding["quantity"] for finding in findings if finding["passed"] is False]
+
+
+def test_accuracy_tells_what_was_measured(tmp_path):
+    root = Path(__file__).parent.parent
+    page = tmp_path / "accuracy.md"
+    page.write_text((root / "docs" / "accuracy.md").read_text())
+    for name in ("accuracy", "ablation"):
+        script, results = root / "benchmarks" / f"{name}.py", root / "docs" / f"{name}.jsonl"
+        subprocess.run([sys.executable, script, "write", results, page], check=True)
+    assert page.read_text() == (root / "docs" / "accuracy.md").read_text()
