@@ -6,6 +6,10 @@ NeuralNetClassifier (batch norm) and over this package's estimator. Each side ru
 work is checked: the same number of optimizer steps, equal scores of the two searches over the same estimator, and
 mean scores within 0.02 of the peers'.
 
+defaults: 12 candidates x 5 folds of the package's default classifier as it comes, embeddings, early stopping and
+eight networks, and of one network of it; a stacked search beside scikit-learn's over the same estimator, their scores
+compared first.
+
 share: the share of the machine's rate of matrix products (torch.mm, 2048 x 2048, float32, one thread) that a stack
 of the size that a search takes reaches without batch norm, one thread, counting 6 x batch x sum of in x out
 operations per network and step.
@@ -13,7 +17,7 @@ operations per network and step.
 growth: log-log slopes of the time in candidates (10 to 640) and rows (1,000 to 100,000), and the peak memory with
 160 and 640 candidates.
 
-    python benchmarks/search_speed.py [speed] [share] [growth] [--rounds 3]
+    python benchmarks/search_speed.py [speed] [defaults] [share] [growth] [--rounds 3]
 """
 
 import argparse
@@ -113,6 +117,20 @@ def measure_speed(n_rounds):
             )
 
 
+def measure_defaults(n_rounds):
+    print(f"{'networks, rows':24}{'own, s':>8}{'stacked, s':>12}{'own / stacked':>24}")
+    grid = {"learning_rate_init": [0.003, 0.01, 0.03], "l2": [0.0, 0.3, 1.0, 3.0]}
+    X, y = table(2_000)
+    for n_ensemble in (8, 1):
+        model = BNMLPClassifier(n_ensemble=n_ensemble, random_state=0)
+        sides = [search(model, grid, n_jobs=2, refit=False) for search in (StackedGridSearchCV, GridSearchCV)]
+        means = [side.fit(X, y).cv_results_["mean_test_score"] for side in sides]
+        np.testing.assert_allclose(*means, atol=0.005)
+        stacked, own = np.array([[timed(side, X, y) for side in sides] for _ in range(n_rounds)]).T
+        what = f"{n_ensemble}, {len(y):,}"
+        print(f"{what:24}{np.median(own):8.1f}{np.median(stacked):12.2f}{spread(own / stacked):>24}", flush=True)
+
+
 def timed(search, X, y):
     sleep(0.2)  # until the idle threads of the side before have stopped spinning
     start = perf_counter()
@@ -196,7 +214,7 @@ def print_peak(n_candidates):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=[], help="of speed, share, growth; all by default")
+    parser.add_argument("parts", nargs="*", default=[], help="of speed, defaults, share, growth; all by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -208,9 +226,11 @@ def main():
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}, scikit-learn "
         f"{sklearn.__version__}, skorch {skorch.__version__}; median [min, max] of {args.rounds} rounds"
     )
-    parts = args.parts or ["speed", "share", "growth"]
+    parts = args.parts or ["speed", "defaults", "share", "growth"]
     if "speed" in parts:
         measure_speed(args.rounds)
+    if "defaults" in parts:
+        measure_defaults(args.rounds)
     if "share" in parts:
         measure_share(args.rounds)
     if "growth" in parts:

@@ -70,13 +70,12 @@ def test_compare_a_mixed_table_and_load_what_it_saved(mixed, call):
 
 
 def test_task_target_scoring_and_seed_do_what_they_say(tmp_path, call):
-    frame = load_diabetes(as_frame=True).frame
-    frame.to_csv(tmp_path / "d.csv", index=False)
+    load_diabetes(as_frame=True).frame[:150].to_csv(tmp_path / "d.csv", index=False)
     settings = ("--candidates", 1, "--folds", 2, "--quick", "--scoring", "neg_mean_absolute_error", "--rope", 1)
     arguments = (tmp_path / "d.csv", "--target", "bmi", "--task", "regression", "--jobs", 1, *settings)
     done = run(*arguments, "--seed", 4)
     assert done.returncode == 0, done.stderr
-    assert "regression of 'bmi', 442 rows, 10 columns" in done.stdout
+    assert "regression of 'bmi', 150 rows, 10 columns" in done.stdout
     assert "neg_mean_absolute_error" in done.stdout
     outputs = (done, *(call(*arguments, "--seed", seed) for seed in (4, 5)))
     scores = [re.findall(r"(plain|bn\+l2) +(-?\d\.\d+)", output.stdout) for output in outputs]
@@ -108,7 +107,7 @@ def test_a_process_ends_with_the_same_words_and_exit_code(call):
 
 def test_ctrl_c_keeps_what_is_finished(mixed, call):
     # two workers: with one for each of the five folds, all would be finished at once
-    arguments = [mixed / "mixed.csv", "--quick", "--jobs", 2, "--out", mixed / "out"]
+    arguments = [mixed / "mixed.csv", "--quick", "--candidates", 2, "--jobs", 2, "--out", mixed / "out"]
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
