@@ -35,20 +35,19 @@ SEVEN_DIGITS = {
 }
 
 
-@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize(
+    "params", [{"n_ensemble": 2}, {"batch_norm": False, "n_ensemble": 1}], ids=["two networks", "one plain network"]
+)
 @pytest.mark.parametrize("estimator", [BNMLPClassifier(), BNMLPRegressor()], ids=repr)
-def test_check_estimator_float64_nothing_fails_and_nothing_is_excused(estimator, batch_norm):
-    results = check_estimator(
-        clone(estimator).set_params(batch_norm=batch_norm, n_ensemble=2, dtype="float64"), on_fail=None, on_skip=None
-    )
+def test_check_estimator_float64_nothing_fails_and_nothing_is_excused(estimator, params):
+    results = check_estimator(clone(estimator).set_params(dtype="float64", **params), on_fail=None, on_skip=None)
     assert [(r["check_name"], r["exception"]) for r in results if r["status"] not in ("passed", "skipped")] == []
     assert len(results) > 55
 
 
-@pytest.mark.parametrize("params", [{}, {"batch_norm": False, "n_ensemble": 1}], ids=["defaults", "one plain network"])
 @pytest.mark.parametrize("estimator", [BNMLPClassifier(), BNMLPRegressor()], ids=repr)
-def test_check_estimator_float32_fails_only_where_seven_digits_are_asked(estimator, params):
-    results = check_estimator(clone(estimator).set_params(**params), on_fail=None, on_skip=None)
+def test_check_estimator_float32_fails_only_where_seven_digits_are_asked(estimator):
+    results = check_estimator(estimator, on_fail=None, on_skip=None)
     failed = {r["check_name"]: str(r["exception"]) for r in results if r["status"] not in ("passed", "skipped")}
     assert set(failed) <= set(SEVEN_DIGITS)
     for check, message in failed.items():

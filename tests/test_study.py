@@ -255,8 +255,8 @@ STUDY = """
 import sys
 from sklearn.datasets import make_classification
 from sk_bnreg import BNMLPClassifier, compare_schemes
-X, y = make_classification(n_samples=300, n_features=8, random_state=0)
-net = BNMLPClassifier((16,), max_iter=15, batch_size=32, n_ensemble=1)
+X, y = make_classification(n_samples=200, n_features=8, random_state=0)
+net = BNMLPClassifier((16,), max_iter=10, batch_size=32, n_ensemble=1)
 compare_schemes(net, X, y, cv=6, n_candidates=6, inner_cv=2, random_state=0, n_repeats=1, on_plan=None, out=sys.argv[1])
 """
 
