@@ -118,8 +118,9 @@ PLAIN = """The same survey of the same rows was made before of plain networks: w
 trained to the last epoch. Mean scores here, and of plain networks in brackets: {means}.
 Of {n} words {changed} are others.
 
-All of this is of tuned networks. Left at the defaults, on up to 5,000 rows and with eight networks, a network without batch norm
-loses more than one without L2 ([accuracy.md](accuracy.md#what-each-choice-is-worth)); but the defaults were chosen with both.
+All of this is of tuned networks. Left at the defaults, on up to 5,000 rows and with eight networks, a model without
+batch norm loses more than one without L2 ([accuracy.md](accuracy.md#what-each-choice-is-worth)); but the defaults were
+chosen with both.
 """
 
 TITLE = """# Batch norm, L2, or both? What {n_tables} tables say
