@@ -166,7 +166,6 @@ def write(args):
 
     from sk_bnreg import CriticalDifferenceDisplay
 
-    matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "accuracy"
     every = pd.read_json(args.results, lines=True).drop_duplicates(["table", "split", "model"], keep="last")
     n_splits = every.groupby("model")[["table", "split"]].apply(len)
