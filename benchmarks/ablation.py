@@ -18,13 +18,14 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from accuracy import fill, make_model, measure, prepare
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
 
 from sk_bnreg import _embedding, _net
 from sk_bnreg._base import BaseBNMLP
-from sk_bnreg._stack import Dropout, StackedLoss, StackedMLP
+from sk_bnreg._stack import ACTIVATIONS, Activation, Dropout, StackedLoss, StackedMLP
 
 
 def network_with(**params):
@@ -92,6 +93,14 @@ def falling_dropout(draw):
     return drawn
 
 
+def selu_backward(g, z, alpha=1.6732632423543772, scale=1.0507009873554805):  # Klambauer et al. 2017
+    return scale * torch.where(z > 0, g, g * alpha * z.exp())
+
+
+def in_place_of_relu(forward, backward):
+    return patch.dict(ACTIVATIONS, relu=Activation(forward, lambda g, z, a: backward(g, z)))
+
+
 class Recalibrated:
     """After a fit, take the running statistics over all training rows at once, with the final weights."""
 
@@ -155,6 +164,8 @@ def variants():
         "128-128-128": ("network", network_with(hidden_layer_sizes=(128, 128, 128)), ()),
         "gelu": ("network", network_with(activation="gelu"), ()),
         "silu": ("network", network_with(activation="silu"), ()),
+        "mish": ("network", same, [in_place_of_relu(F.mish, torch.ops.aten.mish_backward)]),
+        "selu": ("network", same, [in_place_of_relu(F.selu, selu_backward)]),
         "initial weights as torch's": (
             "network",
             same,
