@@ -19,7 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from skorch.callbacks import Callback
 
 from sk_bnreg._data import Rows, batch_bounds, numeric_features
-from sk_bnreg._fit import DIVERGED, Structure, Task, train
+from sk_bnreg._fit import DIVERGED, Structure, Task, train_tasks
 from sk_bnreg._optim import L2_MODES, LEARNING_RATES, SOLVERS, Member, learning_rates
 from sk_bnreg._roles import ROLES, l2_by_role
 from sk_bnreg._stack import ACTIVATIONS
@@ -268,7 +268,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         return self._train(self._make_task(X, y, sample_weight, classes=classes, epochs=1))
 
     def _train(self, task):
-        if train([task]):
+        if train_tasks([task]):
             self.__dict__.pop("net_", None)
             raise ValueError(DIVERGED)
         return self
@@ -294,6 +294,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         resumed = getattr(self, "net_", None) if self.warm_start or epochs else None
         if table is None:
             X, y = validate_data(self, X, y, reset=resumed is None, multi_output=True, **self._array_rules())
+            _check_size(X)
             table = _as_table(X, self.device)
         else:
             validate_data(self, X, reset=resumed is None, skip_check_array=True)
@@ -408,7 +409,12 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
 
     def _split(self, rows, rng):
         """Take the early-stopping fraction out of the training rows."""
-        codes = rows.target.reshape(len(rows.target), -1).cpu().numpy()
+        if len(rows.target) < 2:
+            raise ValueError(
+                "early_stopping needs at least 2 rows of positive weight, got 1; set it to False or 'auto'."
+            )
+        codes = rows.target.cpu().numpy()
+        codes = codes[:, 0] if codes.ndim == 2 and codes.shape[1] == 1 else codes
         values, counts = np.unique(codes, return_counts=True, axis=0) if self._stratified() else ((), (0,))
         n_valid = int(np.ceil(self.validation_fraction * len(codes)))
         stratify = codes if min(counts) >= 2 and len(values) <= min(n_valid, len(codes) - n_valid) else None
@@ -430,7 +436,6 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
     def _structure(self, table, n_rows, embedded):
         size = self._batch_size(n_rows)
         n_batches = len(batch_bounds(n_rows, size)) - 1
-        names = ("beta_1", "beta_2", "epsilon") if self.solver == "adam" else ("momentum",)
         loss, n_outputs = self._loss()
         return Structure(
             n_features=table.shape[1],
@@ -443,7 +448,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             batch_norm_eps=self.batch_norm_eps,
             loss=loss,
             solver=self.solver,
-            constants=tuple((name, getattr(self, name)) for name in names),
+            constants=tuple((name, getattr(self, name)) for name in SOLVERS[self.solver].constants),
             dtype=DTYPES[self.dtype],
             device=str(self.device),
             batch_size=-1 if n_batches == 1 else size,
@@ -554,6 +559,14 @@ class _EpochTasks(Callback):
         )
         if stop:
             raise KeyboardInterrupt
+
+
+def _check_size(X):
+    """Refuse numbers whose squares overflow: no sum of products of them can be trusted."""
+    values, largest = X.data if sparse.issparse(X) else X, np.sqrt(np.finfo(X.dtype).max)
+    size = max(abs(values.min()), abs(values.max())) if values.size else 0.0
+    if size > largest:
+        raise ValueError(f"X must be at most {largest:.1e} in size for dtype={X.dtype}, got {size:.1e}: scale it.")
 
 
 def _check_weight(weight, X):

@@ -1,4 +1,4 @@
-"""BNMLPClassifier and BNMLPRegressor: scikit-learn estimators on the stacked engine."""
+"""BNMLPClassifier and BNMLPRegressor: scikit-learn estimators on the engine."""
 
 import numpy as np
 import torch
@@ -9,6 +9,8 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
 
 from sk_bnreg._base import BaseBNMLP
+
+LARGEST = 1e150  # target, whose square is a number
 
 
 class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
@@ -86,7 +88,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         Weights of the classes, multiplied with `sample_weight`; "balanced" counts
         classes by their sample weight.
     n_ensemble : int, default=8
-        Networks trained from different seeds in one stack; predictions are their mean. Each
+        Networks trained from different seeds, at once; predictions are their mean. Each
         sets aside other rows for early stopping.
     numeric_embedding : {"periodic"} or None, default="periodic"
         "periodic": the first layer is given, beside each feature of more than two values, three
@@ -440,7 +442,7 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
     tol : float, default=1e-4
         The least improvement of the loss that counts.
     n_ensemble : int, default=8
-        Networks trained from different seeds in one stack; predictions are their mean. Each
+        Networks trained from different seeds, at once; predictions are their mean. Each
         sets aside other rows for early stopping.
     numeric_embedding : {"periodic"} or None, default="periodic"
         "periodic": the first layer is given, beside each feature of more than two values, three
@@ -544,8 +546,13 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
         del classes
         self._single_target = y.ndim == 1
         y = y.reshape(len(y), -1)
-        self._target_mean = np.average(y, axis=0, weights=weight)
-        scale = np.sqrt(np.average((y - self._target_mean) ** 2, axis=0, weights=weight))
+        size = np.abs(y).max(axis=0)  # whose square may be too small a number
+        if size.max() > LARGEST:
+            raise ValueError(f"y must be at most {LARGEST:g} in size, or squared errors overflow, got {size.max():g}.")
+        size[size == 0] = 1.0
+        mean = np.average(y / size, axis=0, weights=weight)
+        self._target_mean = mean * size
+        scale = np.sqrt(np.average((y / size - mean) ** 2, axis=0, weights=weight)) * size
         constant = scale <= 10 * np.finfo(float).eps * np.abs(self._target_mean)
         # scale 0 predicts the mean; in a partial_fit other values may come
         self._target_scale = np.where(constant, 0.0 if final else 1.0, scale)

@@ -1,4 +1,4 @@
-"""Evaluation: candidates on folds, their networks trained in stacks and each estimator scored."""
+"""Evaluation: candidates on folds, their networks trained together and each estimator scored."""
 
 import copy
 import time
@@ -20,29 +20,11 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
 from sk_bnreg._base import BaseBNMLP, noted_fits
-from sk_bnreg._fit import DIVERGED, best_stack_size, make_task, train_tasks
+from sk_bnreg._fit import DIVERGED, make_task, train_tasks
 
-ATTEMPTS = 3  # at a stack whose worker died
+ATTEMPTS = 3  # at a part whose worker died
 
-# what networks in one stack have in common, as far as their parameters tell
-STRUCTURAL = (
-    "hidden_layer_sizes",
-    "activation",
-    "batch_norm",
-    "batch_norm_eps",
-    "solver",
-    "momentum",
-    "beta_1",
-    "beta_2",
-    "epsilon",
-    "batch_size",
-    "early_stopping",
-    "validation_fraction",
-    "n_ensemble",
-    "numeric_embedding",
-    "dtype",
-    "device",
-)
+AT_ONCE = 64  # networks, so that memory does not grow with the candidates
 
 
 class Evaluation:
@@ -51,8 +33,8 @@ class Evaluation:
     Parameters
     ----------
     search : BaseSearchCV
-        Its estimator, n_jobs, pre_dispatch, refit, error_score, return_train_score, verbose,
-        stack_size and racing are used.
+        Its estimator, n_jobs, pre_dispatch, refit, error_score, return_train_score, verbose
+        and racing are used.
     X, y
         All rows.
     splits : list of (train, test)
@@ -87,7 +69,7 @@ class Evaluation:
         return results, n_scored
 
     def run_here(self, candidates, splits=None, on_epoch_end=None):
-        """Train candidates in this process, each in one stack with all of its folds.
+        """Train candidates in this process, each with all of its folds.
 
         Parameters
         ----------
@@ -95,8 +77,8 @@ class Evaluation:
         splits : list of int or None
             Folds to run, by number; None is all.
         on_epoch_end : callable or None
-            ``on_epoch_end(epoch, scores)`` after every epoch of a stack; `scores` has, for each
-            candidate that a stack can take and that is training now, minus its mean loss on the
+            ``on_epoch_end(epoch, scores)`` after every epoch; `scores` has, for each
+            candidate that can be trained with others and that is training now, minus its mean loss on the
             test rows of each fold, nan for a fold that is not training now. It may return
             candidates to stop.
 
@@ -110,12 +92,12 @@ class Evaluation:
         units = self._units(candidates, None)
         wanted = [u for u, unit in enumerate(units) if unit.split in splits]
         found, fronts = {}, {}
-        for group in self._groups(units, wanted).values():
+        for group in self._groups(units, wanted):
             network = units[group[0]].network
             if network is None:
                 found[group[0]] = _fit_and_score(**self._arguments(units[group[0]])) | {"n_iter": 0}
                 continue
-            n_parts = -(-len(group) // max(len(splits), self._units_at_once(network)))
+            n_parts = -(-len(group) // max(len(splits), _units_at_once(units, group)))
             for part in np.array_split(np.reshape(group, (-1, len(splits))), n_parts):
                 part = part.ravel().tolist()
                 for u in part:
@@ -127,7 +109,7 @@ class Evaluation:
                 hook = (
                     None if on_epoch_end is None else _of_candidates(on_epoch_end, [units[u] for u in part], n_splits)
                 )
-                results = _fit_and_score_stack(
+                results = _fit_and_score_together(
                     members, self.search, self.scorer, *(fronts[key] for key in keys), on_epoch_end=hook
                 )
                 found.update(zip(part, results, strict=True))
@@ -196,7 +178,7 @@ class Evaluation:
         for candidate, params in enumerate(candidates):
             estimator = candidate_of(self.search.estimator, params)
             network, path = network_in(estimator)
-            network = network if _can_stack(estimator, network) else None
+            network = network if _is_ours(estimator, network) else None
             before = tuple(
                 (name, value if isinstance(value, Number | str) else (id(value),))
                 for name, value in sorted(params.items())
@@ -208,34 +190,19 @@ class Evaluation:
         return units
 
     def _plan(self, units, wanted, n_jobs):
-        """Divide the units into parts, a job each: of equal structure, fold by fold."""
+        """Divide the units into parts, a job each, fold by fold."""
         parts = []
-        for group in self._groups(units, wanted).values():
+        for group in self._groups(units, wanted):
             group.sort(key=lambda u: units[u].split)
-            size = self._units_at_once(units[group[0]].network)
-            if self.search.stack_size is None:
-                rounds = -(-len(group) // (size * n_jobs))  # equal parts, as many for each worker
-                parts += [part.tolist() for part in np.array_split(group, min(len(group), rounds * n_jobs))]
-            else:
-                parts += [group[start : start + size] for start in range(0, len(group), size)]
+            n_rounds = -(-len(group) // (_units_at_once(units, group) * n_jobs))  # equal parts, as many for each worker
+            parts += [part.tolist() for part in np.array_split(group, min(len(group), n_rounds * n_jobs))]
         return parts
 
     def _groups(self, units, wanted):
-        """Return the units that can share a stack, by what they have in common."""
-        groups = {}
-        for u in wanted:
-            network = units[u].network
-            key = u if network is None else tuple(str(getattr(network, name)) for name in STRUCTURAL)
-            groups.setdefault(key, []).append(u)
-        return groups
-
-    def _units_at_once(self, network):
-        if network is None:
-            return 1
-        n_features = (*getattr(self.X, "shape", ()), 1, 1)[1]  # before the steps that may add to them
-        batch_size = network._batch_size(len(self.splits[0][0]))
-        n_members = self.search.stack_size or best_stack_size(network._hidden_sizes(), n_features, batch_size)
-        return max(1, n_members // network.n_ensemble)
+        """Return the units whose networks are trained together, and each of the others by itself."""
+        together = [u for u in wanted if units[u].network is not None]
+        alone = [[u] for u in wanted if units[u].network is None]
+        return [together, *alone] if together else alone
 
     def _jobs(self, units, parts, dask):
         """Yield a job for every part, whose fronts are fitted here when the first part asks for them.
@@ -256,13 +223,13 @@ class Evaluation:
                     fronts[key] = front if dask is None else dask.submit(_same, front, pure=False)
             members = [(units[u].network, list(wanted).index(units[u].front), units[u].context) for u in part]
             yield delayed(_run)(
-                part, _fit_and_score_stack, members, self.search, self.scorer, *(fronts[key] for key in wanted)
+                part, _fit_and_score_together, members, self.search, self.scorer, *(fronts[key] for key in wanted)
             )
             left.subtract(units[u].front for u in part)
             fronts = {key: front for key, front in fronts.items() if left[key]}
 
     def _arguments(self, unit):
-        """Return what scikit-learn needs to fit and score an estimator that no stack can take."""
+        """Return what scikit-learn needs to fit and score an estimator that is fitted by itself."""
         train, test = self.splits[unit.split]
         return {
             "estimator": clone(unit.estimator),
@@ -344,6 +311,12 @@ class _Front:
         return _at_network(self.estimator, *self.test[:2])
 
 
+def _units_at_once(units, group):
+    """Return how many units have about `AT_ONCE` networks."""
+    n_networks = sum(units[u].network.n_ensemble if units[u].network else 1 for u in group)
+    return max(1, AT_ONCE * len(group) // n_networks)
+
+
 def _same(value):
     return value
 
@@ -358,7 +331,7 @@ def _run(part, function, *args):
 
 
 def _of_candidates(on_epoch_end, units, n_splits):
-    """Return a hook of a stack's members that calls one of candidates."""
+    """Return a hook of units that calls one of candidates."""
 
     def call(epoch, scores):
         by_candidate = {}
@@ -371,10 +344,10 @@ def _of_candidates(on_epoch_end, units, n_splits):
     return call
 
 
-def _fit_and_score_stack(members, search, scorer, *fronts, on_epoch_end=None):
+def _fit_and_score_together(members, search, scorer, *fronts, on_epoch_end=None):
     """Train the networks of a part together, then complete and score each estimator.
 
-    With `on_epoch_end`, which is given a score for each member, all are in one stack.
+    `on_epoch_end` is given a score for each member.
     """
     start = time.perf_counter()
     for front in fronts:
@@ -401,8 +374,7 @@ def _fit_and_score_stack(members, search, scorer, *fronts, on_epoch_end=None):
         by_member[trained] = scores
         return [trained.index(i) for i in on_epoch_end(epoch, by_member) if i in tasks]
 
-    hooked = {} if on_epoch_end is None else {"stack_size": 2**31, "on_epoch_end": hook}
-    for t in train_tasks(list(tasks.values()), **{"stack_size": search.stack_size, **hooked}):
+    for t in train_tasks(list(tasks.values()), None if on_epoch_end is None else hook):
         if search.error_score == "raise":
             raise ValueError(DIVERGED)
         errors[trained[t]] = f"ValueError: {DIVERGED}"
@@ -468,8 +440,8 @@ def network_in(estimator):
     return network, f"{name}__{path}" if path else name
 
 
-def _can_stack(estimator, network):
-    """Tell whether the network at the end of an estimator, and no other in it, can share a stack.
+def _is_ours(estimator, network):
+    """Tell whether the network at the end of an estimator, and no other in it, can be trained with others.
 
     One with invalid parameters is left to its own fit, to complain.
     """

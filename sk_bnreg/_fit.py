@@ -10,10 +10,12 @@ import torch
 from sklearn.exceptions import FitFailedWarning
 from skorch.callbacks import Callback
 
-from sk_bnreg._data import Rows, StackData, Table, Tables
-from sk_bnreg._net import EpochHook, StackedNet
+from sk_bnreg._compiled import CompiledRun, has_kernel
+from sk_bnreg._data import Rows, Table
+from sk_bnreg._net import StackedNet
 from sk_bnreg._optim import SOLVERS, Member
 from sk_bnreg._stack import StackedLoss, StackedMLP
+from sk_bnreg._training import STEP_HOOKS, Run, TorchRun, train_nets
 
 
 class Structure(NamedTuple):
@@ -69,9 +71,14 @@ class Task:
     verbose: bool = False
 
     @property
+    def compiled(self) -> bool:
+        """Whether the compiled kernel can train it."""
+        return self.structure.device == "cpu" and has_kernel()
+
+    @property
     def alone(self) -> bool:
-        """Whether the estimator needs a stack of its own."""
-        return bool(self.callbacks or self.hooks or self.verbose or self.net)
+        """Whether the estimator gets a net of its own."""
+        return bool(self.compiled or self.callbacks or self.hooks or self.verbose or self.net)
 
 
 def fit_stack(
@@ -82,16 +89,16 @@ def fit_stack(
     rows: Sequence[Any] | None = None,
     sample_weight: Any = None,
     monitor_rows: Sequence[Any] | None = None,
-    stack_size: int | None = None,
     on_epoch_end: Callable[[int, Any], Sequence[int] | None] | None = None,
 ) -> Sequence[Any]:
-    """Fit many estimators at once, in stacks of equal structure.
+    """Fit many estimators at once, an epoch of all at a time.
 
     Afterwards each estimator is what its own ``fit(X[rows], y[rows])`` would have made
-    of it, to rounding. The estimators may differ in everything; those that agree in
-    layer sizes, activation, batch_norm, batch size, batches per epoch, solver, loss,
-    dtype and device are trained in one batched program. One with skorch `callbacks` gets a
-    stack of its own; callbacks given to `set_callbacks` are not called here.
+    of it. The estimators may differ in everything. On a CPU every network is trained by itself, on as many
+    threads as torch may use (`torch.set_num_threads`), and is the same to the bit whatever the others and the
+    threads. On a GPU those that agree in layer sizes, activation, batch_norm, batch size, batches per epoch, solver,
+    loss and dtype are one batched program, up to 64 networks in each, and are the same to rounding.
+    Callbacks given to `set_callbacks` are not called here.
 
     Parameters
     ----------
@@ -109,10 +116,8 @@ def fit_stack(
     monitor_rows : sequence of array-like of int, or None
         Rows on which each estimator is scored after every epoch for `on_epoch_end`.
         They have no influence on the weights, nor on which epoch is kept.
-    stack_size : int or None
-        The most members (networks) in a stack; None chooses by what is fastest on a CPU.
     on_epoch_end : callable or None
-        ``on_epoch_end(epoch, scores)`` after every epoch of a stack; `scores` has one
+        ``on_epoch_end(epoch, scores)`` after every epoch; `scores` has one
         entry per estimator, minus its mean loss on its monitor rows (of an ensemble, the mean
         over its networks), nan for those that are not training now. It may return the indices of estimators to stop.
 
@@ -158,7 +163,7 @@ def fit_stack(
         )
         for i, (estimator, (X_i, y_i, weight)) in enumerate(zip(estimators, by_estimator, strict=True))
     ]
-    diverged = train_tasks(tasks, stack_size, on_epoch_end)
+    diverged = train_tasks(tasks, on_epoch_end)
     if len(diverged) == n:
         raise ValueError(DIVERGED)
     if diverged:
@@ -209,110 +214,87 @@ DIVERGED = (
 
 
 def train_tasks(
-    tasks: Sequence[Task],
-    stack_size: int | None = None,
-    on_epoch_end: Callable[[int, Any], Sequence[int] | None] | None = None,
+    tasks: Sequence[Task], on_epoch_end: Callable[[int, Any], Sequence[int] | None] | None = None
 ) -> list[int]:
-    """Train tasks in stacks of equal structure; return those that diverged. The arguments are `fit_stack`'s."""
+    """Train tasks and hand each estimator its net; return the tasks that diverged. `on_epoch_end` is `fit_stack`'s."""
 
-    def hook(part: list[int]) -> Callable[[int, dict[int, float]], set[int]] | None:
-        if on_epoch_end is None:
-            return None
+    def call(epoch: int, losses: dict[int, float]) -> Sequence[int]:
+        assert on_epoch_end is not None
+        scores = np.full(len(tasks), np.nan)
+        for i, loss in losses.items():
+            scores[i] = -loss
+        stopped = on_epoch_end(epoch, scores)
+        return () if stopped is None else stopped
 
-        def call(epoch: int, losses: dict[int, float]) -> set[int]:
-            scores = np.full(len(tasks), np.nan)
-            for task, loss in losses.items():
-                scores[part[task]] = -loss
-            stopped = on_epoch_end(epoch, scores)
-            return set() if stopped is None else {part.index(i) for i in stopped if i in part}
-
-        return call
-
+    runs = [_run(tasks, part) for part in _plan(tasks)]
+    try:
+        train_nets(runs, None if on_epoch_end is None else call)
+    finally:
+        for run in runs:
+            hooks = tasks[run.owner[0]].hooks
+            run.net.callbacks_ = [(name, callback) for name, callback in run.net.callbacks_ if callback not in hooks]
     diverged = []
-    for part in _plan(tasks, stack_size):
-        diverged += [part[i] for i in train([tasks[i] for i in part], hook(part))]
+    for run in runs:
+        for i in dict.fromkeys(run.owner):
+            own = [m for m, owner in enumerate(run.owner) if owner == i]
+            if any(run.net.records_[m].diverged for m in own):
+                diverged.append(i)
+            else:
+                tasks[i].estimator._adopt(run.net.select(own), tasks[i])
     return sorted(diverged)
 
 
-def _plan(tasks: Sequence[Task], stack_size: int | None) -> list[list[int]]:
-    """Divide tasks into stacks: equal structure, at most `stack_size` members."""
-    groups: dict[Any, list[int]] = {}
+def _plan(tasks: Sequence[Task]) -> list[list[int]]:
+    """Divide tasks among nets: one each, but where torch trains those of equal structure together, up to 64 members.
+
+    The weights of very wide tables' nets take some hundred megabytes at most.
+    """
+    parts: list[list[int]] = []
+    latest: dict[Structure, list[int]] = {}
     for i, task in enumerate(tasks):
-        groups.setdefault((task.structure, i if task.alone else -1), []).append(i)
-    parts = []
-    for (structure, _), group in groups.items():
-        n_rows = max(len(tasks[i].train[0].index) for i in group)
-        batch_size = n_rows if structure.batch_size == -1 else structure.batch_size
-        size = stack_size or best_stack_size(structure.hidden_layer_sizes, structure.n_features, batch_size)
-        part: list[int] = []
-        n_members = 0
-        for i in group:
-            if part and n_members + len(tasks[i].members) > size:
-                parts.append(part)
-                part, n_members = [], 0
-            part.append(i)
-            n_members += len(tasks[i].members)
-        parts.append(part)
+        part = latest.get(task.structure)
+        if task.alone or part is None or _n_members(tasks, [*part, i]) > _most_members(task.structure):
+            part = []
+            parts.append(part)
+            if not task.alone:
+                latest[task.structure] = part
+        part.append(i)
     return parts
 
 
-def best_stack_size(hidden_layer_sizes: Sequence[int], n_features: int, batch_size: int) -> int:
-    """Return how many members to train together on a CPU.
-
-    Measured on AVX-512 cores, one thread: the time per member and step falls up to 8 members
-    for any size, further while a layer's activations of all members are below 2^17 numbers,
-    and rises when they no longer fit the cache. Very wide tables get fewer, so that the
-    weights take some hundred megabytes at most.
-    """
-    widest = max(hidden_layer_sizes, default=1)
-    n_parameters = widest * (n_features + widest)
-    fastest = min(64, max(8, 2**17 // (widest * batch_size)))
-    return max(1, min(fastest, 2**24 // n_parameters))
+def _n_members(tasks: Sequence[Task], part: Sequence[int]) -> int:
+    return sum(len(tasks[i].members) for i in part)
 
 
-def train(tasks: Sequence[Task], on_epoch_end: Callable[[int, dict[int, float]], set[int]] | None = None) -> list[int]:
-    """Train the tasks' members as one stack and hand each estimator its net; return the tasks that diverged."""
-    owner = [t for t, task in enumerate(tasks) for _ in task.members]
-    members = [member for task in tasks for member in task.members]
-    task = tasks[0]
-    if task.net is None:
-        net = _make_net(task, members)
+def _most_members(structure: Structure) -> int:
+    widest = max(structure.hidden_layer_sizes, default=1)
+    return max(1, min(64, 2**24 // (widest * (structure.n_features + widest))))
+
+
+def _run(tasks: Sequence[Task], part: Sequence[int]) -> Run:
+    """Return what trains the members of some tasks as one net."""
+    first = tasks[part[0]]
+    members = [member for i in part for member in tasks[i].members]
+    if first.net is None:
+        net = _make_net(first, members)
     else:
-        net = task.net.resume(
-            members, task.structure.batch_size, task.callbacks, int(task.verbose), keep_solver=task.epochs is not None
+        net = first.net.resume(
+            members,
+            first.structure.batch_size,
+            first.callbacks,
+            int(first.verbose),
+            keep_solver=first.epochs is not None,
         )
-    hooks = [(type(hook).__name__, hook) for hook in task.hooks]
-    net.callbacks_ += hooks
-
-    def stop(epoch: int, members: list[int], losses: list[float]) -> list[int]:
-        of_task: dict[int, list[float]] = {}
-        for i, m in enumerate(members):
-            of_task.setdefault(owner[m], []).append(losses[i] if losses else float("nan"))
-        assert on_epoch_end is not None
-        stopped = on_epoch_end(epoch, {t: float(np.mean(values)) for t, values in of_task.items()})
-        return [m for m in members if owner[m] in stopped]
-
-    hook: EpochHook | None = None if on_epoch_end is None else stop
+    net.callbacks_ += [(type(hook).__name__, hook) for hook in first.hooks]
     nothing: list[Rows | None] = [None]
-    tables = Tables(task.train[0].table for task in tasks)
-    try:
-        net.partial_fit(
-            StackData.stack([rows for task in tasks for rows in task.train], tables),
-            valid=_stack_some([rows for task in tasks for rows in task.valid or nothing * len(task.members)], tables),
-            monitor=_stack_some([task.monitor for task in tasks for _ in task.members], tables),
-            epochs=None if task.epochs is None else [task.epochs] * len(owner),
-            on_epoch_end=hook,
-        )
-    finally:
-        net.callbacks_ = [entry for entry in net.callbacks_ if entry not in hooks]
-    diverged = []
-    for t, task in enumerate(tasks):
-        own = [m for m, of in enumerate(owner) if of == t]
-        if any(net.records_[m].diverged for m in own):
-            diverged.append(t)
-        else:
-            task.estimator._adopt(net.select(own), task)
-    return diverged
+    return (CompiledRun if first.compiled and not net.hooked(*STEP_HOOKS) else TorchRun)(
+        net,
+        [i for i in part for _ in tasks[i].members],
+        [rows for i in part for rows in tasks[i].train],
+        [rows for i in part for rows in tasks[i].valid or nothing * len(tasks[i].members)],
+        [tasks[i].monitor for i in part for _ in tasks[i].members],
+        first.epochs,
+    )
 
 
 def _make_net(task: Task, members: list[Member]) -> StackedNet:
@@ -340,14 +322,3 @@ def _make_net(task: Task, members: list[Member]) -> StackedNet:
     )
     net.set_params(**{f"optimizer__{name}": value for name, value in s.constants})
     return net.initialize()
-
-
-def _stack_some(parts: Sequence[Rows | None], tables: Tables) -> StackData | None:
-    """Stack rows of each member, where some or all may have none; rows of other tables get tables of their own."""
-    given = [part for part in parts if part is not None]
-    if not given:
-        return None
-    if not all(id(part.table) in tables.first_row for part in given):
-        tables = Tables(part.table for part in given)
-    empty = Rows(given[0].table, given[0].index[:0], given[0].target[:0], None)
-    return StackData.stack([empty if part is None else part for part in parts], tables)

@@ -112,6 +112,8 @@ class StackedSolver(torch.optim.Optimizer):
         The solver's own: momentum, or beta_1, beta_2 and epsilon.
     """
 
+    name: str
+    constants: tuple[str, ...]
     moments: tuple[str, ...]
 
     def __init__(self, stack: StackedMLP, members: Sequence[Member], **constants: float):
@@ -166,8 +168,12 @@ class StackedSolver(torch.optim.Optimizer):
     # torch wraps a step without this mark, for hooks and its profiler, at the cost of a small network's layer
     step.hooked = True  # type: ignore[attr-defined]
 
+    def clock(self) -> int:
+        """Return the number of steps that the moments have seen, where it counts."""
+        return 0
+
     def set_clock(self, n_steps: int) -> None:
-        """Set the number of steps that the moments have seen."""
+        """Set that number."""
 
     def loss_factor(self) -> float:
         """Return how much more than lr * l2 a step with ``l2_mode="loss"`` decays a parameter."""
@@ -181,7 +187,7 @@ class StackedSolver(torch.optim.Optimizer):
 class StackedSGD(StackedSolver):
     """SGD with momentum, torch's convention: v = momentum * v + gradient, theta -= lr * v."""
 
-    moments = ("momentum_buffer",)
+    name, constants, moments = "sgd", ("momentum",), ("momentum_buffer",)
 
     def loss_factor(self) -> float:
         """Return 1 / (1 - momentum), the sum of what one gradient moves."""
@@ -195,14 +201,18 @@ class StackedSGD(StackedSolver):
 class StackedAdam(StackedSolver):
     """Adam (Kingma & Ba 2015); with decoupled decay, AdamW (Loshchilov & Hutter 2019)."""
 
-    moments = ("exp_avg", "exp_avg_sq")
+    name, constants, moments = "adam", ("beta_1", "beta_2", "epsilon"), ("exp_avg", "exp_avg_sq")
 
     def __init__(self, stack: StackedMLP, members: Sequence[Member], **constants: float):
         super().__init__(stack, members, **constants)
         self.state[stack.theta]["step"] = torch.zeros((), device=stack.theta.device)
 
+    def clock(self) -> int:
+        """Return Adam's step count, on which its bias correction depends."""
+        return int(self.state[self.stack.theta]["step"])
+
     def set_clock(self, n_steps: int) -> None:
-        """Set Adam's step count, of which its bias correction depends."""
+        """Set Adam's step count."""
         self.state[self.stack.theta]["step"].fill_(n_steps)
 
     def loss_factor(self) -> float:
@@ -232,4 +242,4 @@ class StackedAdam(StackedSolver):
         return grad
 
 
-SOLVERS = {"adam": StackedAdam, "sgd": StackedSGD}
+SOLVERS: dict[str, type[StackedSolver]] = {solver.name: solver for solver in (StackedAdam, StackedSGD)}

@@ -120,17 +120,15 @@ class _HiddenRates(Callback):
         self.factor, self.prepare = factor, prepare
 
     def on_train_begin(self, net: Any, *args: Any, **kwargs: Any) -> None:
-        """Put the factor between the net and its solver."""
-        solver, columns = net.optimizer_, net.module_.slices["hidden_weights"]
-        step, number = solver.step, count()
+        """Count steps from here."""
+        self.columns, self.number = net.module_.slices["hidden_weights"], count()
+        self.prepare(net, self.columns)
 
-        def scaled(rates: torch.Tensor) -> None:
-            rates = rates.expand_as(net.module_.theta).clone()
-            rates[:, columns] *= self.factor(next(number))
-            step(rates)
-
-        solver.step = scaled
-        self.prepare(net, columns)
+    def around_step(self, net: Any, take: Callable[[torch.Tensor], None], rates: torch.Tensor) -> None:
+        """Take a step with the factor."""
+        rates = rates.expand_as(net.module_.theta).clone()
+        rates[:, self.columns] *= self.factor(next(self.number))
+        take(rates)
 
 
 def _made_up(seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

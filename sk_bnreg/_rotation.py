@@ -1,6 +1,6 @@
 """How norms and directions of the weights move: recorded in training, and where L2 leads them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import nan
 from typing import Any, NamedTuple
 
@@ -63,37 +63,33 @@ class NormRecorder(Callback):
     def initialize(self) -> "NormRecorder":
         """Forget earlier trainings."""
         self.epochs_: list[NormRecorder.Epoch] = []
-        self.n_steps_ = 1
         return self
 
     def on_train_begin(self, net: Any, *args: Any, **kwargs: Any) -> None:
-        """Stand before the solver: hooks that skorch calls at every step would cost more than what is looked at."""
+        """Learn where everything stands in the flat parameters."""
         columns = torch.arange(net.module_.theta.shape[1])[None]
         self.block_starts_ = {block: int(at.min()) for block, at in block_values(net.module_, columns).items()}
         units = [at[0, :, 0].tolist() for at in net.module_.blocks(columns)["hidden_weights"]]
         self.unit_starts_ = np.array([start for starts in units for start in starts], dtype=int)
-        take = net.optimizer_.step
 
-        def step(rates: Tensor) -> None:
-            if self.n_steps_ == self.chosen_:
-                self._watch(net, take, rates)
-            else:
-                take(rates)
-            self.n_steps_ += 1
+    def choose_step(self, n_steps: int) -> int:
+        """Return the step of an epoch to look at."""
+        return len(self.epochs_) % n_steps
 
-        net.optimizer_.step = step
-
-    def on_train_end(self, net: Any, *args: Any, **kwargs: Any) -> None:
-        """Leave the solver as it was."""
-        del net.optimizer_.step
-
-    def on_epoch_begin(self, net: Any, *args: Any, **kwargs: Any) -> None:
-        """Choose the step to look at."""
-        self.chosen_, self.n_steps_ = len(self.epochs_) % self.n_steps_, 0
+    def on_chosen_step(self, net: Any, before: Tensor, grad: Tensor, after: Tensor, rates: NDArray[np.float64]) -> None:
+        """Note the step's rate, angles and slopes."""
+        old, gradient = _hidden_weights(net, before), _hidden_weights(net, grad)
+        square = self._of_units(old, old)
+        self.slopes_ = np.sqrt(square * self._of_units(gradient, gradient))
+        change = _hidden_weights(net, after) - old
+        size, along = self._of_units(change, change), self._of_units(old, change)
+        self.angles_ = np.arctan2(np.sqrt(np.maximum(square * size - along**2, 0)), square + along)
+        self.rates_ = rates
 
     def on_epoch_end(self, net: Any, *args: Any, **kwargs: Any) -> None:
         """Add the epoch."""
         theta = net.module_.theta.data
+        theta = theta if len(theta) == len(net.active_) else theta[net.active_]  # torch's stack has those alone
         weight, starts = _hidden_weights(net, theta), sorted(self.block_starts_.values())
         squares = np.add.reduceat(theta.cpu().numpy() ** 2, starts, axis=1, dtype=np.float64)
 
@@ -112,18 +108,6 @@ class NormRecorder(Callback):
                 norms={block: ends[:, starts.index(start)] for block, start in self.block_starts_.items()},
             )
         )
-
-    def _watch(self, net: Any, take: Callable[[Tensor], None], rates: Tensor) -> None:
-        """Take a step, and note its rate, angles and slopes."""
-        theta = net.module_.theta
-        before, grad = _hidden_weights(net, theta.data).copy(), _hidden_weights(net, theta.grad)
-        square = self._of_units(before, before)
-        self.slopes_ = np.sqrt(square * self._of_units(grad, grad))
-        take(rates)
-        change = _hidden_weights(net, theta.data) - before
-        size, along = self._of_units(change, change), self._of_units(before, change)
-        self.angles_ = np.arctan2(np.sqrt(np.maximum(square * size - along**2, 0)), square + along)
-        self.rates_ = rates[:, 0].cpu().numpy()
 
     def _of_units(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
         """Return the dot product of each unit's weights in a and b, ``(M, H)``."""

@@ -1,7 +1,6 @@
-"""StackedGridSearchCV and StackedRandomizedSearchCV: scikit-learn's searches, with candidates and folds in stacks."""
+"""StackedGridSearchCV and StackedRandomizedSearchCV: scikit-learn's searches that train candidates together."""
 
 import time
-from numbers import Integral
 
 import numpy as np
 from scipy.stats import rankdata
@@ -10,12 +9,11 @@ from sklearn.callback import with_callbacks
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import indexable
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_method_params
 
 from sk_bnreg._evaluation import Evaluation, candidate_of
 
-OWN_CONSTRAINTS = {"stack_size": [None, Interval(Integral, 1, None, closed="left")], "racing": ["boolean"]}
+OWN_CONSTRAINTS = {"racing": ["boolean"]}
 
 
 class StackedSearch(BaseSearchCV):
@@ -133,12 +131,10 @@ class StackedSearch(BaseSearchCV):
 class StackedGridSearchCV(GridSearchCV, StackedSearch):
     """`GridSearchCV` that trains candidates and folds together.
 
-    The result is scikit-learn's: the same parameters, `cv_results_` and scores, to rounding
-    (in float32, sums in another order differ in the seventh digit). Candidates that differ in
-    layer sizes, activation, batch_norm, batch size, solver or early stopping go to stacks of
-    their own. Steps before the network are fitted once per fold and distinct setting. A
-    candidate that no stack can take (another kind of model, callbacks of its own) is fitted
-    by itself. Callbacks such as `ProgressBar` see candidates and folds, not epochs.
+    The result is scikit-learn's: the same parameters, `cv_results_` and scores; on a CPU each network is the same
+    to the bit, on a GPU to rounding. Steps before the network are fitted once per fold and distinct setting. Another
+    kind of model, or a network with callbacks of its own, is fitted by itself. Callbacks such as `ProgressBar` see
+    candidates and folds, not epochs.
 
     Parameters
     ----------
@@ -150,12 +146,10 @@ class StackedGridSearchCV(GridSearchCV, StackedSearch):
     scoring, refit, cv, verbose, error_score, return_train_score
         As in `sklearn.model_selection.GridSearchCV`.
     n_jobs : int or None, default=None
-        Stacks trained in parallel, through joblib; one per core is fastest.
+        Processes, through joblib, that also fit the steps before the network and score. Each trains up to 64 networks
+        at a time, on as many threads as torch may use there.
     pre_dispatch : int or str, default="2*n_jobs"
-        Stacks sent out ahead of their turn.
-    stack_size : int or None, default=None
-        The most networks in a stack. None takes what is fastest on a CPU, divided evenly over
-        the jobs.
+        Such sets of networks sent out ahead of their turn.
     racing : bool, default=False
         Whether only the better candidates go through all folds: all run on the first, the best
         third of them on the second, the best ninth on the others, which is a third of the work
@@ -168,7 +162,7 @@ class StackedGridSearchCV(GridSearchCV, StackedSearch):
     cv_results_, best_estimator_, best_score_, best_params_, best_index_, scorer_, n_splits_, \
 refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         As in `sklearn.model_selection.GridSearchCV`. `mean_fit_time` is a candidate's share of
-        its stacks' time, in seconds.
+        the time of those trained with it, in seconds.
 
     See Also
     --------
@@ -200,7 +194,6 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         pre_dispatch="2*n_jobs",
         error_score=np.nan,
         return_train_score=False,
-        stack_size=None,
         racing=False,
     ):
         super().__init__(
@@ -215,7 +208,6 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             error_score=error_score,
             return_train_score=return_train_score,
         )
-        self.stack_size = stack_size
         self.racing = racing
 
 
@@ -235,7 +227,7 @@ class StackedRandomizedSearchCV(RandomizedSearchCV, StackedSearch):
         Candidates to draw.
     random_state : int, RandomState instance or None, default=None
         Determines the candidates.
-    scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score, stack_size, racing
+    scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score, racing
         As in `StackedGridSearchCV`.
 
     Attributes
@@ -273,7 +265,6 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         random_state=None,
         error_score=np.nan,
         return_train_score=False,
-        stack_size=None,
         racing=False,
     ):
         super().__init__(
@@ -290,5 +281,4 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             error_score=error_score,
             return_train_score=return_train_score,
         )
-        self.stack_size = stack_size
         self.racing = racing

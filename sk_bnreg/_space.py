@@ -25,7 +25,7 @@ def search_space(estimator: Any, preset: str = "default") -> dict[str, BaseDistr
     preset : {"default", "regularization", "wide"}, default="default"
         "regularization": `learning_rate_init`, `batch_norm`, `l2_targets` and `l2_budget`.
         "default": `dropout` too. "wide": `hidden_layer_sizes`, `activation`, `batch_size` and
-        the schedule too, which networks in one stack must share: it takes longer.
+        the schedule too.
 
     Returns
     -------

@@ -274,7 +274,7 @@ class TrainingPass:
             self.buffers[n_rows] = _Buffers(self.value, n_rows)
         buffers = self.buffers[n_rows]
         share = None if weight is None else (weight / weight.sum(1, keepdim=True))[:, None]  # (M, 1, B)
-        masks = None if self.dropout is None else self.dropout.draw(n_rows, weight)
+        masks = None if self.dropout is None else self.dropout.draw(n_rows)
         *hidden, last = self.value
         inputs, before, after, moments = [x], [], [], []
         for layer, value in enumerate(hidden):
@@ -402,7 +402,7 @@ class _Buffers:
 
 
 class Dropout:
-    """Inverted dropout masks, each member's from its own generator.
+    """Inverted dropout masks of a stack's members, from a counter-based generator that the compiled kernel shares.
 
     Parameters
     ----------
@@ -410,44 +410,49 @@ class Dropout:
         The share of units that each member drops.
     units : sequence of int
         Units of each hidden layer.
-    generators : sequence of torch.Generator
-        One per member, on the device of the stack.
-    dtype : torch.dtype
+    seeds : sequence of int
+        One per member.
+    step : int
+        Steps that lie behind.
+    like : Tensor
+        Of the masks' dtype and device.
     """
 
-    def __init__(
-        self,
-        rates: Sequence[float],
-        units: Sequence[int],
-        generators: Sequence[torch.Generator],
-        dtype: torch.dtype,
-    ):
-        self.rates, self.units, self.generators = rates, units, generators
-        n_kept = [2**16 if rate == 0 else min(round((1 - rate) * 2**16), 2**16 - 1) for rate in rates]
-        device = generators[0].device
-        self._n_kept = torch.tensor(n_kept, dtype=dtype, device=device)[:, None, None]
-        self._bits = torch.zeros((len(rates), 0), dtype=torch.int64, device=device)
+    def __init__(self, rates: Sequence[float], units: Sequence[int], seeds: Sequence[int], step: int, like: Tensor):
+        self.units, self.seeds, self.step, self.like = units, seeds, step, like
+        self.n_kept = torch.tensor([n_kept(rate) for rate in rates], device=like.device)[:, None, None]
 
-    def draw(self, n_rows: int, weight: Tensor | None) -> tuple[Tensor, ...]:
-        """Return a mask per hidden layer, ``(M, H, B)``, with mean one.
+    def draw(self, n_rows: int) -> tuple[Tensor, ...]:
+        """Return the next step's mask per hidden layer, ``(M, H, B)``, with mean one.
 
-        Rows of weight zero pad a batch and take no draws, so that a member's masks do
-        not depend on the others' number of rows. A unit is kept if 16 random bits are below a
-        threshold, which is many times as fast as `torch.bernoulli`.
+        A unit is kept if 16 bits of a hash of its place in the batch and the step's key are below a threshold.
         """
-        n_members, n_units = len(self.rates), sum(self.units)
-        counts = [n_rows] * n_members if weight is None else weight.count_nonzero(1).tolist()
-        n_words = -(-n_units * n_rows // 4)
-        if self._bits.shape[1] < n_words:
-            self._bits = self._bits.new_zeros(n_members, n_words)
-        for words, rate, generator, count in zip(self._bits, self.rates, self.generators, counts, strict=True):
-            if rate > 0:
-                words[: -(-n_units * count // 4)].random_(-(2**63), None, generator=generator)
-        draws = self._bits.view(torch.int16)[:, : n_units * n_rows].view(n_members, n_units, n_rows)
-        if min(counts) < n_rows:
-            flat, draws = draws.flatten(1), torch.zeros_like(draws, memory_format=torch.contiguous_format)
-            for m, count in enumerate(counts):
-                draws[m, :, :count] = flat[m, : n_units * count].view(n_units, count)
-        # 1 where a draw is below the threshold, else 0, without booleans, which torch converts slowly
-        mask = (self._n_kept - 2**15).sub(draws.to(self._n_kept.dtype)).clamp_(0, 1).mul_(2**16 / self._n_kept)
-        return mask.split(list(self.units), dim=1)
+        keys = torch.tensor([key_of_step(seed, self.step) for seed in self.seeds], device=self.like.device)
+        self.step += 1
+        first, second = keys[:, :, None, None].unbind(1)  # (M, 1, 1)
+        n_units = sum(self.units)
+        place = torch.arange(n_units * n_rows, device=self.like.device).view(n_rows, n_units).T  # (H, B)
+        x = place ^ first
+        for shift, factor, key in ((16, 0x7FEB352D, second), (15, 0x846CA68B, 0)):
+            x = ((x ^ (x >> shift)) * factor & 0xFFFFFFFF) ^ key
+        kept = (x >> 16) < self.n_kept
+        return (kept * (2**16 / self.n_kept.to(self.like))).split(list(self.units), dim=1)
+
+
+def n_kept(rate: float) -> int:
+    """Return how many of 2**16 values of a hash keep a unit that is dropped at this rate."""
+    return 2**16 if rate == 0 else min(round((1 - rate) * 2**16), 2**16 - 1)
+
+
+def key_of_step(seed: int, step: int) -> tuple[int, int]:
+    """Return two words of 32 bits for the dropout of a step: SplitMix64's output number `step`.
+
+    References
+    ----------
+    Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", OOPSLA.
+    """
+    z = seed + step * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z = (z ^ (z >> shift)) * factor & 0xFFFFFFFFFFFFFFFF
+    z ^= z >> 31
+    return z & 0xFFFFFFFF, z >> 32

@@ -70,7 +70,7 @@ def compare_schemes(
     In every outer fold each scheme tries the same learning rates, with the same decay
     budgets where it has L2, on inner folds of the outer training rows; its best candidate
     is fitted on all of them and scored on the outer test rows, which nothing saw before.
-    All candidates of all schemes and inner folds are trained in stacks, and candidates that
+    All candidates of all schemes and inner folds are trained together, and candidates that
     mean the same network (a budget of 0 in several schemes) once.
 
     Parameters
@@ -494,7 +494,7 @@ class _Part:
             self.test_X = self.steps.transform(self.test_X) if len(test) else None
 
     def fit(self, networks: Sequence[Any]) -> list[Any]:
-        """Fit networks in stacks, and return them; one stands for all that mean the same."""
+        """Fit networks together, and return them; one stands for all that mean the same."""
         signatures = [_signature(network) for network in networks]
         different = dict(zip(signatures, networks, strict=True))
         fit_stack(list(different.values()), self.X, self.y, sample_weight=self.weight)

@@ -25,19 +25,19 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.parallel import Parallel, delayed
 
 from sk_bnreg._evaluation import candidate_of
-from sk_bnreg._search import OWN_CONSTRAINTS, StackedSearch
+from sk_bnreg._search import StackedSearch
 from sk_bnreg._space import suggest
 from sk_bnreg._trials import TrialQueue, open_storage
 
-BATCH_SIZE = 8  # trials; with five folds more networks than fill a stack
+BATCH_SIZE = 8  # trials
 
 
 class StackedOptunaSearchCV(StackedSearch):
     """Search with Optuna: any sampler and pruner, a batch of trials trained at once on all folds.
 
-    The study is asked for a batch of trials, their networks are trained on all folds in stacks,
+    The study is asked for a batch of trials, their networks are trained on all folds together,
     and the study is told their mean scores. With a pruner, a trial reports after every epoch
-    minus its loss on the test rows, mean over folds, and leaves the stack when it is pruned (these
+    minus its loss on the test rows, mean over folds, and trains no more when it is pruned (these
     rows decide nothing else: no best epoch is chosen on them), or after every fold. Splits are made once.
     Steps of a pipeline before the network are fitted once per fold and distinct setting.
 
@@ -95,8 +95,6 @@ class StackedOptunaSearchCV(StackedSearch):
         Whether to show the study's finished trials and its best value.
     random_state : int, RandomState instance or None, default=None
         Seed of the default sampler.
-    stack_size : int or None, default=None
-        The most networks in a stack, at least one per fold; None takes what is fastest on a CPU.
 
     Attributes
     ----------
@@ -125,7 +123,6 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
 
     _parameter_constraints = {
         **BaseSearchCV._parameter_constraints,
-        "stack_size": OWN_CONSTRAINTS["stack_size"],
         "param_distributions": [dict],
         "n_trials": [None, Interval(Integral, 1, None, closed="left")],
         "timeout": [None, Interval(Real, 0, None, closed="neither")],
@@ -169,7 +166,6 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         random_state=None,
         error_score=np.nan,
         return_train_score=False,
-        stack_size=None,
     ):
         super().__init__(
             estimator,
@@ -196,7 +192,6 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         self.catch = catch
         self.show_progress_bar = show_progress_bar
         self.random_state = random_state
-        self.stack_size = stack_size
 
     def _evaluate(self, evaluation, refit_metric, context):
         """Run the study; return `cv_results_` of its finished trials and the names of their scores."""

@@ -1,11 +1,28 @@
 """One thread per process: the tests' networks are so small that a second only waits, for long on a busy machine."""
 
+import hashlib
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")  # no windows
+# numba's cache watches the file of the function that it keeps, not those of the functions in it
+os.environ.setdefault(
+    "NUMBA_CACHE_DIR",
+    os.path.join(
+        tempfile.gettempdir(),
+        "sk_bnreg-"
+        + hashlib.sha256(
+            b"".join(
+                (Path(__file__).parents[1] / f"sk_bnreg/{name}.py").read_bytes()
+                for name in ("_simd", "_elementary", "_embedding", "_passes", "_kernel")
+            )
+        ).hexdigest()[:12],
+    ),
+)
 
 import numpy as np
 import optuna

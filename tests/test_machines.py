@@ -33,7 +33,7 @@ def table():
 
 
 def search(**options):
-    network = BNMLPClassifier((16,), max_iter=5, n_ensemble=1, dtype="float64", random_state=0)
+    network = BNMLPClassifier((16,), max_iter=5, n_ensemble=1, random_state=0)
     return StackedGridSearchCV(network, GRID, cv=3, refit=False, **options)
 
 
@@ -69,32 +69,32 @@ class CountedArray(np.ndarray):
 
 
 def test_dask_workers_score_bit_for_bit_as_one_process(workers, table):
-    here = search(stack_size=5).fit(*table)
+    here = search().fit(*table)
     with joblib.parallel_config("dask"):
-        assert_same_bits(search(stack_size=5).fit(*table), here)
-        there = search().fit(*table)  # stacks of another size: sums in another order
-    for name, values in score_columns(there).items():
-        np.testing.assert_allclose(values, score_columns(here)[name], rtol=0, atol=1e-9)
+        assert_same_bits(search().fit(*table), here)
 
 
 def test_joblib_workers_score_bit_for_bit_as_one_process(table):
-    assert_same_bits(search(stack_size=5, n_jobs=2).fit(*table), search(stack_size=5).fit(*table))
+    assert_same_bits(search(n_jobs=2).fit(*table), search().fit(*table))
 
 
 @pytest.mark.filterwarnings("ignore:A worker stopped:UserWarning")
 @pytest.mark.parametrize("backend", ["dask", "loky"])
 def test_a_killed_worker_costs_nothing_but_time(workers, table, tmp_path, backend):
-    here = search(stack_size=5).fit(*table)
+    here = search().fit(*table)
     flag = tmp_path / "killed"
     with joblib.parallel_config(backend, **({} if backend == "dask" else {"n_jobs": 2})):
-        there = search(stack_size=5, scoring=DeadlyScorer(str(flag))).fit(*table)
+        there = search(scoring=DeadlyScorer(str(flag))).fit(*table)
     assert flag.exists()
     assert_same_bits(there, here)
 
 
-def test_a_fold_is_sent_to_dask_once_for_all_its_stacks(workers, table):
+def test_a_fold_is_sent_to_dask_once_for_all_its_networks(workers, table, monkeypatch):
     X, y = table
+    monkeypatch.setattr("sk_bnreg._evaluation.AT_ONCE", 1)  # each of 36 networks by itself
     with joblib.parallel_config("dask"):
         CountedArray.count = 0
-        search(stack_size=1).fit(X.view(CountedArray), y)
-    assert CountedArray.count == 12  # two tables a fold, for the scheduler and, by it, for a worker; not for 12 stacks
+        search().fit(X.view(CountedArray), y)
+    assert (
+        CountedArray.count == 12
+    )  # two tables a fold, for the scheduler and, by it, for a worker; not for 36 networks

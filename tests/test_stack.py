@@ -209,12 +209,9 @@ def test_evaluation_uses_the_running_statistics():
 def test_dropout_gradient_equals_autograd_with_the_same_masks():
     stack = make_stack(batch_norm=False)
     x, target = make_batch("squared")
-    first, second = (
-        Dropout([0.5, 0.0, 0.3], [7, 4], [torch.Generator().manual_seed(m) for m in range(M)], torch.float64)
-        for _ in range(2)
-    )
+    first, second = (Dropout([0.5, 0.0, 0.3], [7, 4], range(M), 3, x) for _ in range(2))
     TrainingPass(stack, StackedLoss("squared"), first)(x, target, None)
-    masks = second.draw(B, None)
+    masks = second.draw(B)
     assert masks[0][1].eq(1).all()
     for m in range(M):
         network, parameters = ordinary_network(stack, m)
@@ -226,7 +223,7 @@ def test_dropout_gradient_equals_autograd_with_the_same_masks():
 
 
 def test_dropout_keeps_the_mean_and_drops_its_share():
-    masks = Dropout([0.25], [200], [torch.Generator().manual_seed(0)], torch.float64).draw(5000, None)[0]
+    masks = Dropout([0.25], [200], [0], 0, torch.zeros(1, dtype=torch.float64)).draw(5000)[0]
     dropped = masks.eq(0).double().mean().item()
     assert abs(dropped - 0.25) < 5 * (0.25 * 0.75 / 1e6) ** 0.5
     assert set(masks.unique().tolist()) == {0.0, 1 / 0.75}

@@ -139,6 +139,21 @@ class RowSpy(TransformerMixin, BaseEstimator):
         return True
 
 
+def test_a_report_is_of_all_folds_at_one_epoch():
+    """Of 202 rows and five folds, training parts have 161 or 162 rows and so 5 or 6 batches."""
+    X, y = make_classification(202, 6, n_informative=4, random_state=0)
+    network = small(batch_size=32, learning_rate="constant", early_stopping=False)
+    cv = KFold(5)
+    assert {-(-len(train) // 32) - (len(train) % 32 == 1) for train, _ in cv.split(X)} == {5, 6}
+    fitted = search(network, n_trials=3, cv=cv, pruner=ThresholdPruner(upper=1e9)).fit(X, y)
+    for trial in fitted.study_.trials:
+        assert list(trial.intermediate_values) == list(range(4))
+        for epoch in range(4):
+            plain = clone(network).set_params(max_iter=epoch + 1, **trial.params)
+            losses = -cross_val_score(plain, X, y, cv=cv, scoring="neg_log_loss")
+            assert trial.intermediate_values[epoch] == pytest.approx(-losses.mean(), rel=1e-9)
+
+
 def test_splits_are_made_once_and_no_test_row_is_trained_on(classes):
     """A splitter without a seed gives other folds whenever it is asked, which peers do every epoch."""
     X, y = classes

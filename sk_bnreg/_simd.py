@@ -1,0 +1,334 @@
+"""Vector instructions that numba has no words for: tiles of a matrix product, transposes, bits of floats, a barrier.
+
+Sums of a matrix product run over the inner dimension in its order, each in one register, so that the bits of a
+product depend neither on how it is divided among threads nor on the width of a machine's vectors.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+_FEATURES = llvm.get_host_cpu_features()
+_MANY_REGISTERS = bool(_FEATURES.get("avx512f")) or "aarch64" in llvm.get_process_triple()
+VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
+TILE_ROWS = 8 if _MANY_REGISTERS else 6  # with two vectors in a row, as many accumulators as registers allow
+INNER = 256  # rows of b that a panel of two vectors keeps in the first-level cache
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+class _View:
+    """An array as its pointer and strides, in LLVM's terms."""
+
+    def __init__(self, context: Any, builder: Any, array_type: Any, value: Any):
+        self.builder = builder
+        self.item = context.get_value_type(array_type.dtype)
+        self.n_bytes = array_type.dtype.bitwidth // 8
+        array = context.make_array(array_type)(context, builder, value=value)
+        self.data = array.data
+        self.strides = cgutils.unpack_tuple(builder, array.strides)
+        self.lanes = VECTOR_BYTES // self.n_bytes
+        self.vector = ir.VectorType(self.item, self.lanes)
+
+    def at(self, *place: Any) -> Any:
+        """Return a pointer to an element."""
+        pointer = self.data
+        for index, stride in zip(place, self.strides, strict=True):
+            pointer = cgutils.pointer_add(self.builder, pointer, self.builder.mul(index, stride))
+        return pointer
+
+    def turn(self, turned: Any) -> None:
+        """Exchange rows and columns if `turned`."""
+        rows, columns = self.strides
+        choose = partial(self.builder.select, self.builder.trunc(turned, ir.IntType(1)))
+        self.strides = [choose(columns, rows), choose(rows, columns)]
+
+    def load(self, pointer: Any) -> Any:
+        return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.n_bytes)
+
+    def store(self, value: Any, pointer: Any) -> None:
+        self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.n_bytes)
+
+    def splat(self, value: Any) -> Any:
+        return _splat(self.builder, value, self.lanes)
+
+    def call(self, name: str, arguments: list[Any], returned: Any) -> Any:
+        """Call an LLVM intrinsic on vectors of this array."""
+        of_type = ir.FunctionType(returned, [argument.type for argument in arguments])
+        name = f"llvm.{name}.v{self.lanes}f{8 * self.n_bytes}" + (".p0" if "masked" in name else "")
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, of_type, name), arguments)
+
+
+def _splat(builder: Any, value: Any, lanes: int) -> Any:
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, value, _I32(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
+
+
+def make_tile(n_rows: int, n_vectors: int) -> Callable[..., None]:
+    """Return a function for a tile of a product, `n_rows` by `n_vectors` vectors.
+
+    It is ``tile(a, turned, b, c, shift, least, i, j, k, k_stop, n_columns)``: rows from i and columns from j, below
+    `n_columns`, of c become ``a[:, k:k_stop] @ b[k:k_stop]``, or with ``a.T`` if it is `turned`, on top of `shift` or,
+    if k > 0, of what is there, and at least `least`.
+    """
+
+    @intrinsic
+    def tile(typing, a, turned, b, c, shift, least, i, j, k, k_stop, n_columns):
+        def generate(context, builder, signature, arguments):
+            a, b, c, shift = (_View(context, builder, signature.args[n], arguments[n]) for n in (0, 2, 3, 4))
+            least, i, j, k_start, k_stop, n_columns = arguments[5:]
+            a.turn(arguments[1])
+            step, vector, align = a.n_bytes * c.lanes, c.vector, _I32(c.n_bytes)
+
+            left = builder.trunc(builder.sub(n_columns, j), _I32)
+
+            def cells():
+                """Return pointer and mask of each vector of the tile in c, computed where they are used."""
+                lane = ir.Constant(ir.VectorType(_I32, c.lanes), list(range(c.lanes)))
+                masks = [
+                    builder.icmp_signed("<", lane, c.splat(builder.sub(left, _I32(v * c.lanes))))
+                    for v in range(n_vectors)
+                ]
+                row = c.at(i, j)
+                for _ in range(n_rows):
+                    for v in range(n_vectors):
+                        cell = cgutils.pointer_add(builder, row, _I64(v * step))
+                        yield builder.bitcast(cell, vector.as_pointer()), masks[v]
+                    row = cgutils.pointer_add(builder, row, c.strides[0])
+
+            starting, adding, loop, done = (
+                builder.append_basic_block(name) for name in ("starting", "adding", "loop", "done")
+            )
+            builder.cbranch(cgutils.is_not_null(builder, k_start), adding, starting)
+
+            builder.position_at_end(starting)
+            rows = [builder.load(shift.at(builder.add(i, _I64(row)))) for row in range(n_rows)]
+            shifts = [value for row in rows for value in [c.splat(row)] * n_vectors]
+            builder.branch(loop)
+
+            builder.position_at_end(adding)
+            zero = ir.Constant(vector, [0.0] * c.lanes)
+            there = [c.call("masked.load", [cell, align, mask, zero], vector) for cell, mask in cells()]
+            builder.branch(loop)
+
+            builder.position_at_end(loop)
+            k = builder.phi(_I64)
+            sums = [builder.phi(vector) for _ in there]
+            of_b = [b.load(cgutils.pointer_add(builder, b.at(k, j), _I64(v * step))) for v in range(n_vectors)]
+            new = []
+            for row in range(n_rows):
+                of_a = c.splat(builder.load(a.at(builder.add(i, _I64(row)), k)))
+                new += [c.call("fma", [of_a, value, sums[len(new) + v]], vector) for v, value in enumerate(of_b)]
+            k_next = builder.add(k, _I64(1))
+            for block, k_value, values in (
+                (starting, k_start, shifts), (adding, k_start, there), (loop, k_next, new)
+            ):  # fmt: skip
+                k.add_incoming(k_value, block)
+                for total, value in zip(sums, values, strict=True):
+                    total.add_incoming(value, block)
+            builder.cbranch(builder.icmp_signed("<", k_next, k_stop), loop, done)
+
+            builder.position_at_end(done)
+            least = c.splat(least)
+            new = [builder.select(builder.fcmp_ordered("<", value, least), least, value) for value in new]
+            full = builder.icmp_signed(">=", left, _I32(n_vectors * c.lanes))
+            with builder.if_else(full, likely=True) as (then, otherwise):
+                with then:  # what a masked store wrote has to reach the cache before it can be read
+                    for (cell, _), value in zip(cells(), new, strict=True):
+                        c.store(value, cell)
+                with otherwise:
+                    for (cell, mask), value in zip(cells(), new, strict=True):
+                        c.call("masked.store", [value, cell, align, mask], ir.VoidType())
+            return context.get_dummy_value()
+
+        return types.void(a, turned, b, c, shift, least, i, j, k, k_stop, n_columns), generate
+
+    return tile
+
+
+@intrinsic
+def transpose_tile(typing, a, b, i, j):
+    """Write ``a[i : i + n, j : j + n].T`` to ``b[j:, i:]``, where n numbers fill a vector."""
+
+    def generate(context, builder, signature, arguments):
+        a, b = (_View(context, builder, signature.args[n], arguments[n]) for n in range(2))
+        i, j = arguments[2:]
+        n = a.lanes
+        rows = [a.load(a.at(builder.add(i, _I64(row)), j)) for row in range(n)]
+        order = [place for pair in zip(range(n), range(n, 2 * n), strict=True) for place in pair]
+        low, high = (ir.Constant(ir.VectorType(_I32, n), half) for half in (order[:n], order[n:]))
+        for _ in range(n.bit_length() - 1):  # interleaving both halves of the rows turns the bits of all places by one
+            pairs = zip(rows[: n // 2], rows[n // 2 :], strict=True)
+            rows = [builder.shuffle_vector(x, y, half) for x, y in pairs for half in (low, high)]
+        for row, value in enumerate(rows):
+            b.store(value, b.at(builder.add(j, _I64(row)), i))
+        return context.get_dummy_value()
+
+    return types.void(a, b, i, j), generate
+
+
+@intrinsic
+def copy_row(typing, a, i, b, j, n_columns):
+    """Write the first columns of a row of a to one of b, whose rows end after a vector."""
+
+    def generate(context, builder, signature, arguments):
+        a, b = (_View(context, builder, signature.args[n], arguments[n]) for n in (0, 2))
+        i, j, n_columns = arguments[1], arguments[3], arguments[4]
+        lane = ir.Constant(ir.VectorType(_I64, a.lanes), list(range(a.lanes)))
+        zero = ir.Constant(a.vector, [0.0] * a.lanes)
+        with cgutils.for_range_slice(builder, _I64(0), n_columns, _I64(a.lanes), _I64) as (column, _):
+            mask = builder.icmp_signed("<", lane, a.splat(builder.sub(n_columns, column)))
+            pointer = builder.bitcast(a.at(i, column), a.vector.as_pointer())
+            b.store(a.call("masked.load", [pointer, _I32(a.n_bytes), mask, zero], a.vector), b.at(j, column))
+        return context.get_dummy_value()
+
+    return types.void(a, i, b, j, n_columns), generate
+
+
+@intrinsic
+def block(typing, flat, at, n_rows, n_columns):
+    """View a part of a flat array as a matrix; nothing counts the reference."""
+
+    def generate(context, builder, signature, arguments):
+        flat, at, n_rows, n_columns = arguments
+        given = context.make_array(signature.args[0])(context, builder, value=flat)
+        made = context.make_array(signature.return_type)(context, builder)
+        n_bytes = _I64(signature.args[0].dtype.bitwidth // 8)
+        context.populate_array(
+            made,
+            data=builder.gep(given.data, [at]),
+            shape=cgutils.pack_array(builder, [n_rows, n_columns]),
+            strides=cgutils.pack_array(builder, [builder.mul(n_columns, n_bytes), n_bytes]),
+            itemsize=n_bytes,
+            meminfo=None,
+        )
+        return made._getvalue()
+
+    return types.Array(flat.dtype, 2, "C")(flat, at, n_rows, n_columns), generate
+
+
+@intrinsic
+def float_of(typing, bits):
+    """Return the float32 with the bits of an int32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.int32), generate
+
+
+@intrinsic
+def atomic_add(typing, numbers, place, value):
+    """Add to an integer of an array as one operation among all threads; return what it was."""
+
+    def generate(context, builder, signature, arguments):
+        numbers, place, value = arguments
+        array = context.make_array(signature.args[0])(context, builder, value=numbers)
+        return builder.atomic_rmw("add", builder.gep(array.data, [place]), value, "seq_cst")
+
+    return types.int64(types.Array(types.int64, 1, "C"), types.int64, types.int64), generate
+
+
+@intrinsic
+def atomic_load(typing, numbers, place):
+    """Return an integer of an array, which other threads write."""
+
+    def generate(context, builder, signature, arguments):
+        numbers, place = arguments
+        array = context.make_array(signature.args[0])(context, builder, value=numbers)
+        return builder.load_atomic(builder.gep(array.data, [place]), "seq_cst", align=8)
+
+    return types.int64(types.Array(types.int64, 1, "C"), types.int64), generate
+
+
+@intrinsic
+def let_others_run(typing):
+    """Offer this thread's core to others."""
+
+    def generate(context, builder, signature, arguments):
+        name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I32, []), name)
+        builder.call(function, [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+def _make_columns(n_vectors: int) -> Callable[..., None]:
+    """Return a function for the columns of a product that fill so many vectors."""
+    tall, tile_4, tile_2, tile_1 = (make_tile(n_rows, n_vectors) for n_rows in (TILE_ROWS, 4, 2, 1))
+
+    @numba.njit(forceinline=True, **OPTIONS)
+    def columns(a, turned, b, c, shift, least, i, i_stop, j, k, k_stop, n_columns):
+        while i + TILE_ROWS <= i_stop:
+            tall(a, turned, b, c, shift, least, i, j, k, k_stop, n_columns)
+            i += TILE_ROWS
+        if i + 4 <= i_stop:
+            tile_4(a, turned, b, c, shift, least, i, j, k, k_stop, n_columns)
+            i += 4
+        if i + 2 <= i_stop:
+            tile_2(a, turned, b, c, shift, least, i, j, k, k_stop, n_columns)
+            i += 2
+        if i < i_stop:
+            tile_1(a, turned, b, c, shift, least, i, j, k, k_stop, n_columns)
+
+    return columns
+
+
+_one_vector, _two_vectors = _make_columns(1), _make_columns(2)
+
+
+@numba.njit(**OPTIONS)
+def multiply(a, turned, b, c, shift, least, i, i_stop, n_inner, n_columns):
+    """Write rows, from and to, of ``maximum(a[:, :n_inner] @ b[:n_inner, :n_columns] + shift[:, None], least)`` to c.
+
+    In place of a it is a.T if `turned`. Rows of b and c are contiguous, and those of b are read to the end of a vector.
+    Nan stays nan.
+    """
+    lanes = VECTOR_BYTES // c.itemsize
+    for k in range(0, n_inner, INNER):
+        k_stop = min(k + INNER, n_inner)
+        least_now = c.dtype.type(least if k_stop == n_inner else -np.inf)
+        j = 0
+        while j < n_columns:
+            if n_columns - j > lanes:
+                _two_vectors(a, turned, b, c, shift, least_now, i, i_stop, j, k, k_stop, n_columns)
+                j += 2 * lanes
+            else:
+                _one_vector(a, turned, b, c, shift, least_now, i, i_stop, j, k, k_stop, n_columns)
+                j += lanes
+
+
+@numba.njit(**OPTIONS)
+def transpose(a, b, i, i_stop, j, j_stop):
+    """Write rows and columns of a, from and to, to ``b[j:, i:]``; both are used to the end of a whole tile."""
+    lanes = VECTOR_BYTES // a.itemsize
+    for row in range(i, i_stop, lanes):
+        for column in range(j, j_stop, lanes):
+            transpose_tile(a, b, row, column)
+
+
+@numba.njit(**OPTIONS)
+def meet(arrivals, n_threads):
+    """Wait until all threads of a team are here; `arrivals` ``(1,)`` counts them, from 0 on."""
+    if n_threads == 1:
+        return
+    here = atomic_add(arrivals, 0, 1) + 1
+    all_here = -(-here // n_threads) * n_threads
+    n_looks = 0
+    while atomic_load(arrivals, 0) < all_here:
+        n_looks += 1
+        if n_looks > 1000:
+            let_others_run()

@@ -1,0 +1,105 @@
+"""Threads that do the jobs of an epoch, outside the GIL."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+CACHE_LINE = 64  # bytes
+
+if hasattr(os, "register_at_fork"):  # torch's own threads are not there after a fork, and it would wait for them
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
+
+class Team(NamedTuple):
+    """The threads that a job may use: the one that runs it and `size` - 1 that wait for what it submits."""
+
+    size: int
+    submit: Callable[..., Future[Any]]
+    stop: NDArray[np.int64]  # not 0 if all work is to end
+
+
+class Job(NamedTuple):
+    """Something to be done by a thread, or by a team of them.
+
+    Attributes
+    ----------
+    size : float
+        How long it takes, in any unit: the longest are begun first.
+    do : callable
+        ``do(room, team)``, with memory to work in.
+    most_threads : int
+        Of how many threads a team is of use.
+    """
+
+    size: float
+    do: "Callable[[Room, Team], None]"
+    most_threads: int = 1
+
+
+class Room:
+    """Memory that a thread keeps from job to job."""
+
+    def __init__(self) -> None:
+        self._bytes = np.zeros(0, np.uint8)
+
+    def take(self, n: int, dtype: Any) -> NDArray[Any]:
+        """Return an array of n numbers at the start of a cache line, as the job before left them."""
+        n_bytes = n * np.dtype(dtype).itemsize
+        if len(self._bytes) < n_bytes + CACHE_LINE:
+            self._bytes = np.zeros(n_bytes + CACHE_LINE, np.uint8)
+        start = -self._bytes.ctypes.data % CACHE_LINE
+        return self._bytes[start : start + n_bytes].view(dtype)
+
+
+class Workers:
+    """A context with as many threads as torch may use; they change nothing outside themselves.
+
+    They are made for one training and end with it, so that a process can fork at any other time.
+    """
+
+    def __enter__(self) -> "Workers":
+        self.n_threads = torch.get_num_threads()
+        self.rooms = [Room() for _ in range(self.n_threads)]
+        self.stop = np.zeros(1, np.int64)
+        # numbers below 1e-38 are 0 in these threads: arithmetic with them is a hundred times slower
+        self.threads = ThreadPoolExecutor(self.n_threads, initializer=partial(torch.set_flush_denormal, True))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.threads.shutdown()
+
+    def do(self, jobs: Sequence[Job]) -> None:
+        """Do all jobs; an interrupt ends them at their next batch."""
+        if not jobs:
+            return
+        size = min([max(1, self.n_threads // len(jobs)), *(job.most_threads for job in jobs)])
+        team = Team(size, self.threads.submit, self.stop)
+        queue = deque(sorted(jobs, key=lambda job: -job.size))
+        futures = [self.threads.submit(_work, queue, room, team) for room in self.rooms[: len(jobs)]]
+        waiting = set(futures)
+        try:
+            while waiting:
+                done, waiting = wait(waiting, 0.5, FIRST_EXCEPTION)  # without a limit Windows takes no Ctrl-C
+                for future in done:
+                    future.result()
+        except BaseException:
+            self.stop[0] = 1
+            wait(futures)
+            raise
+
+
+def _work(queue: deque[Job], room: Room, team: Team) -> None:
+    """Do jobs until there are none."""
+    while not team.stop[0]:
+        try:
+            job = queue.popleft()
+        except IndexError:
+            return
+        job.do(room, team)

@@ -1,0 +1,131 @@
+"""The compiled engine against the torch pass, which knows nothing of it."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from sk_bnreg import BNMLPClassifier, BNMLPRegressor, fit_stack
+from sk_bnreg._roles import ROLES
+from sk_bnreg._stack import ACTIVATIONS
+
+STATES = ("theta", "running_mean", "running_var")
+
+
+@pytest.fixture
+def torch_alone(monkeypatch):
+    """Return a function that fits estimators by torch."""
+
+    def fit(estimators, *args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr("sk_bnreg._fit.has_kernel", lambda: False)
+            return fit_stack(estimators, *args, **kwargs)
+
+    return fit
+
+
+def make_table(loss, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((90, 7))
+    X[:, 2] = X[:, 2] > 0
+    raw = X[:, :3] @ rng.standard_normal((3, 3)) + 0.5 * rng.standard_normal((90, 3))
+    return X, {
+        "binary": raw[:, 0] > 0,
+        "multilabel": (raw > 0).astype(int),
+        "multiclass": raw.argmax(1),
+        "squared": raw[:, 0],
+        "several targets": raw,
+    }[loss]
+
+
+def largest_difference(one, other):
+    """The largest difference of a parameter, running statistic or moment, and of a loss."""
+    one_state, other_state = (net.net_.member_state() for net in (one, other))
+    assert one_state.keys() == other_state.keys()
+    assert sum(value.numel() for value in one_state.values()) > 20
+    differences = [(one_state[name] - other_state[name]).abs().max() for name in one_state if one_state[name].numel()]
+    losses = [np.abs(np.subtract(one.loss_curve_, other.loss_curve_)).max()]
+    if one.validation_loss_curve_:
+        losses.append(np.abs(np.subtract(one.validation_loss_curve_, other.validation_loss_curve_)).max())
+    return max(float(difference) for difference in differences + losses)
+
+
+def estimator(loss, **params):
+    make = BNMLPRegressor if loss in ("squared", "several targets") else BNMLPClassifier
+    settings = {
+        "hidden_layer_sizes": (19, 8), "batch_size": 32, "max_iter": 5, "learning_rate": "constant", "n_ensemble": 1,
+        "l2": dict(zip(ROLES, (0.1, 0.2, 0.05, 0.3, 0.15, 0.02), strict=True)), "numeric_embedding": None,
+        "dtype": "float64", "random_state": 1,
+    }  # fmt: skip
+    return make(**settings | params)
+
+
+CASES = list(
+    itertools.product(
+        ACTIVATIONS,
+        ("binary", "multiclass", "multilabel", "squared", "several targets"),
+        (True, False),
+        (True, False),
+        ("adam", "sgd"),
+        ("decoupled", "loss"),
+    )
+)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_five_epochs_equal_torchs(activation, torch_alone):
+    """For every loss, with and without batch norm and weights, both solvers and both modes of L2."""
+    for _, loss, batch_norm, weighted, solver, l2_mode in (case for case in CASES if case[0] == activation):
+        X, y = make_table(loss)
+        weight = np.random.default_rng(2).uniform(0.1, 2, len(X)) if weighted else None
+        params = {"activation": activation, "batch_norm": batch_norm, "solver": solver, "l2_mode": l2_mode}
+        if activation == "identity":  # then a beta before another batch norm has no gradient but L2's and rounding
+            params["l2"] = {"weights": 0.1, "gamma": 0.3, "biases": 0.2}
+        (compiled,), (torchs,) = (
+            fit([estimator(loss, **params)], X, y, sample_weight=weight) for fit in (fit_stack, torch_alone)
+        )
+        assert largest_difference(compiled, torchs) < 1e-9, (loss, params, weighted)
+
+
+@pytest.mark.parametrize("loss", ["binary", "multiclass", "squared"])
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+def test_embeddings_dropout_early_stopping_and_sparse_rows_equal_torchs(loss, batch_norm, form, torch_alone):
+    X, y = make_table(loss)
+    X[X < -1] = 0
+    params = {"batch_norm": batch_norm, "early_stopping": True, "n_ensemble": 3, "n_iter_no_change": 2}
+    params |= {"numeric_embedding": "periodic", "dropout": 0.3, "max_iter": 8}
+    (compiled,), (torchs,) = (fit([estimator(loss, **params)], form(X), y) for fit in (fit_stack, torch_alone))
+    assert compiled.net_.module_.embedded.tolist() == [0, 1, 3, 4, 5, 6]
+    assert largest_difference(compiled, torchs) < 1e-9
+    assert compiled.best_iter_ == torchs.best_iter_
+
+
+@pytest.mark.parametrize("hidden", [(), (1,), (33,), (5, 3, 2)])
+def test_layers_of_any_size_equal_torchs(hidden, torch_alone):
+    X, y = make_table("multiclass")
+    for activation, batch_size in (("relu", 89), ("gelu", 7)):
+        params = {"hidden_layer_sizes": hidden, "activation": activation, "batch_size": batch_size}
+        (compiled,), (torchs,) = (
+            fit(
+                [estimator("multiclass", hidden_layer_sizes=hidden, activation=activation, batch_size=batch_size)], X, y
+            )
+            for fit in (fit_stack, torch_alone)
+        )
+        assert largest_difference(compiled, torchs) < 1e-9, params
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_a_step_in_float32_equals_torchs_to_a_few_digits(solver, torch_alone):
+    """After one step: Adam turns rounding of tiny gradients into steps, so longer runs part."""
+    X, y = make_table("multiclass")
+    for activation in ACTIVATIONS:
+        params = {"activation": activation, "solver": solver, "batch_size": 90, "max_iter": 1, "dtype": "float32"}
+        params |= {"hidden_layer_sizes": (19,), "epsilon": 1e-3}
+        (compiled,), (torchs,) = (fit([estimator("multiclass", **params)], X, y) for fit in (fit_stack, torch_alone))
+        module, other = compiled.net_.module_, torchs.net_.module_
+        for role, columns in module.slices.items():
+            if columns.stop > columns.start:
+                ours, theirs = (net.theta.data[:, columns] for net in (module, other))
+                assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max(), (activation, role)
