@@ -10,9 +10,8 @@ defaults: 12 candidates x 5 folds of the package's default classifier as it come
 eight networks, and of one network of it; a stacked search beside scikit-learn's over the same estimator. First both
 must find the same scores of two candidates in float64.
 
-share: the share of the machine's rate of matrix products (torch.mm, 2048 x 2048, float32, one thread) that a stack
-of the size that a search takes reaches without batch norm, one thread, counting 6 x batch x sum of in x out
-operations per network and step.
+share: the share of the machine's rate of matrix products (torch.mm, 2048 x 2048, float32, one thread) that training
+of 16 networks reaches, one thread, counting 6 x batch x sum of in x out operations per network and step.
 
 growth: log-log slopes of the time in candidates (10 to 640) and rows (1,000 to 100,000), and the peak memory with
 160 and 640 candidates.
@@ -26,7 +25,7 @@ import resource
 import subprocess
 import sys
 import warnings
-from itertools import pairwise
+from itertools import pairwise, product
 from time import perf_counter, sleep
 
 import numpy as np
@@ -40,7 +39,6 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier
 
 from sk_bnreg import BNMLPClassifier, StackedGridSearchCV, fit_stack
-from sk_bnreg._fit import best_stack_size
 
 EPOCHS = 10
 RATES = [0.0003, 0.001, 0.003, 0.006, 0.01]
@@ -158,12 +156,19 @@ def check_same_work(sides, X, y, batch_size):
 def measure_share(n_rounds):
     torch.set_num_threads(1)
     a, b = torch.rand(2, 2048, 2048)
-    print(f"{'network':24}{'networks':>9}{'torch.mm, GFLOP/s':>20}{'share in training steps':>26}{'in whole fits':>24}")
-    for hidden, batch_size, n_rows in (((64, 64), 64, 5_000), ((128, 128), 256, 10_000), ((256,) * 3, 256, 10_000)):
+    print(f"{'network':36}{'torch.mm, GFLOP/s':>20}{'share in training steps':>26}{'in whole fits':>24}")
+    networks = (
+        ((64, 64), 64, 5_000),
+        ((128, 128), 64, 5_000),
+        ((128, 128), 256, 10_000),
+        ((256,) * 3, 256, 10_000),
+    )
+    for (hidden, batch_size, n_rows), batch_norm in product(networks, (False, True)):
         X, y = table(n_rows)
-        n = best_stack_size(hidden, 30, batch_size)
-        stack = [network(hidden, batch_size, False).set_params(random_state=seed) for seed in range(n)]
-        n_operations = n * 6 * EPOCHS * n_rows * sum(n_in * n_out for n_in, n_out in pairwise([30, *hidden, 1]))
+        stack = [network(hidden, batch_size, batch_norm).set_params(random_state=seed) for seed in range(16)]
+        n_operations = (
+            len(stack) * 6 * EPOCHS * n_rows * sum(n_in * n_out for n_in, n_out in pairwise([30, *hidden, 1]))
+        )
         fit_stack(stack, X, y)
         rates, steps, fits = [], [], []
         for _ in range(n_rounds):
@@ -176,7 +181,8 @@ def measure_share(n_rounds):
             fits.append(n_operations / (perf_counter() - start) / rates[-1])
             steps.append(n_operations / sum(stack[0].net_.history[:, "dur"]) / rates[-1])
         steps, fits = spread(np.array(steps)), spread(np.array(fits))
-        print(f"{f'{hidden}/{batch_size}':24}{n:9}{np.median(rates) / 1e9:20.0f}{steps:>26}{fits:>24}", flush=True)
+        what = f"{hidden}/{batch_size}{', batch norm' if batch_norm else ''}"
+        print(f"{what:36}{np.median(rates) / 1e9:20.0f}{steps:>26}{fits:>24}", flush=True)
 
 
 def measure_growth():

@@ -8,7 +8,6 @@ from itertools import pairwise
 from math import inf, isfinite, isnan, nan
 from typing import Any
 
-import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, PrintLog
@@ -91,6 +90,7 @@ class StackedNet(NeuralNet):
         self.generators_ = [torch.Generator().manual_seed(member.seed) for member in self.members]
         self.module_.reset_parameters(self.generators_)
         self.records_ = [Record() for _ in self.members]
+        self.least_: dict[str, float] = {}
         return self
 
     def initialize_optimizer(self, triggered_directly: bool | None = None) -> "StackedNet":
@@ -113,7 +113,7 @@ class StackedNet(NeuralNet):
         )
         net.module_.n_steps = max(record.n_steps[record.best_iter - 1] for record in net.records_)
         net.optimizer_.set_clock(net.module_.n_steps - net.records_[0].n_steps_before)
-        net.history = History()
+        net.history, net.least_ = History(), {}
         for epoch in range(max(len(record.train_loss) for record in net.records_)):
             net.history.new_epoch()
             net.history.record("epoch", epoch + 1)
@@ -165,10 +165,10 @@ class StackedNet(NeuralNet):
     def record_mean(self, name: str, losses: list[float]) -> list[float]:
         """Write the members' mean to the history, and whether it is the best so far, as skorch does."""
         known = [loss for loss in losses if not isnan(loss)]
-        mean = float(np.mean(known)) if known else nan
-        earlier = [row[name] for row in self.history[:-1] if name in row]
+        mean = sum(known) / len(known) if known else nan
         self.history.record(name, mean)
-        self.history.record(name + "_best", mean < min(earlier, default=inf))
+        self.history.record(name + "_best", mean < self.least_.get(name, inf))
+        self.least_[name] = min(mean, self.least_.get(name, inf))
         self.history.new_batch()  # skorch's Checkpoint looks for one
         self.history.record_batch(name, mean)
         return losses

@@ -278,7 +278,8 @@ def row_sums(values, sums, start, stop, n):
         sums[h] = total
 
 
-@numba.njit(**INSIDE)
+# without infinities (which end in nan all the same) LLVM divides by an approximation and a step of Newton's
+@numba.njit(**INSIDE | {"fastmath": MATH["fastmath"] | {"ninf"}})
 def step_adam(theta, grad, m, v, facts, rate, clock, coupled, decoupled):
     """Take a step of Adam; decoupled decay makes it AdamW."""
     number = theta.dtype.type

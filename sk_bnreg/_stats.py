@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -155,9 +156,14 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     ndarray of shape (n_tests,)
         In the order of `p_values`; rejecting those up to alpha has a family-wise error of at most alpha.
     """
+    return np.array(_holm(tuple(map(float, p_values))))
+
+
+@cache  # statsmodels collects garbage at every call, for a quarter of a second
+def _holm(p_values: tuple[float, ...]) -> tuple[float, ...]:
     from statsmodels.stats.multitest import multipletests
 
-    return np.asarray(multipletests(p_values, method="holm")[1])
+    return tuple(map(float, multipletests(p_values, method="holm")[1]))
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from sk_bnreg._store import Store
 
 BUDGETS = (0, 0.03, 0.1, 0.3, 1, 3, 10)
 RATE_DECADES = (-1.0, 0.5)  # learning rates tried, in powers of ten times the estimator's own
+N_CALIBRATED = 8  # networks of which the plan's time is told
 LOSS_L2_DECADES = (-6.0, -1.0)  # l2 tried where no budget exists: Adam with l2_mode="loss"
 
 _Setting = Mapping[str, float]  # of a candidate: rate, budget, loss_l2
@@ -388,19 +389,21 @@ class _Study:
         return network.set_params(l2=network.l2_for_budget(setting["budget"], n_rows))
 
     def expected_seconds(self, train: np.ndarray) -> float:
-        """Return the time of one outer fold, from a few epochs of all candidates on one inner fold."""
-        fit, check = self._inner_splits(train)[0]
+        """Return the time of one outer fold, from a few epochs of some candidates on one inner fold."""
+        fit, check = self.inner_splits(train)[0]
         start = perf_counter()
         part = _Part(self, fit, check)
         front = perf_counter() - start
         seconds = []
         for epochs in (1, 1, 3):  # the first warms up
+            networks = self.free_networks(part.n_rows, max_iter=epochs)
+            networks = networks[:: max(1, len(networks) // N_CALIBRATED)]  # of every scheme some
             start = perf_counter()
-            for network in part.fit(self.free_networks(part.n_rows, max_iter=epochs)):
+            for network in part.fit(networks):
                 part.score(network)
-            seconds.append(perf_counter() - start)
+            seconds.append((perf_counter() - start) / len({_signature(network) for network in networks}))
         epoch = max(seconds[2] - seconds[1], 0) / 2
-        one = (seconds[1] + (_last_step(self.estimator).max_iter - 1) * epoch) / self._n_free()
+        one = seconds[1] + (_last_step(self.estimator).max_iter - 1) * epoch
         n_last = len(self.schemes) * self.n_seeds
         n_inner = self.n_fits - n_last
         return (self.inner_cv + 1) * front + one * (n_inner + n_last * self.inner_cv / (self.inner_cv - 1))
@@ -429,7 +432,7 @@ class _Study:
                 continue
             wanted = [(name, setting) for name in group for setting in candidates]
             scores = []
-            for fit, check in self._inner_splits(rows):
+            for fit, check in self.inner_splits(rows):
                 part = _Part(self, fit, check)
                 asked = [self.network(*pair, part.n_rows, chosen) for pair in wanted]
                 networks = part.fit(asked)
@@ -459,7 +462,7 @@ class _Study:
             chosen |= {name: candidates[i] for name, i in zip(group, best, strict=True)}
         return chosen, tried, n_fits
 
-    def _inner_splits(self, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def inner_splits(self, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Divide rows into the training and the check rows of each inner fold."""
         groups = None if self.groups is None else self.groups[rows]
         y = _safe_indexing(self.y, rows)
@@ -538,10 +541,10 @@ def _expected_seconds(study: _Study, waiting: Mapping[Any, tuple[np.ndarray, np.
     """Return the expected time of the waiting folds, from as many calibrations at a time as there will be folds."""
     n_workers = min(joblib.effective_n_jobs(n_jobs), len(waiting))
     trains = [train for train, _ in list(waiting.values())[:n_workers]]
-    for _ in range(2):  # in the first, workers start while others measure
-        jobs = [joblib.delayed(study.expected_seconds)(train) for train in trains]
-        one = np.mean(joblib.Parallel(n_jobs=n_jobs)(jobs))
-    return float(one) * -(-len(waiting) // n_workers)
+    for measure in (study.inner_splits, study.expected_seconds):  # at first workers start, while others would measure
+        jobs = [joblib.delayed(measure)(train) for train in trains]
+        one = joblib.Parallel(n_jobs=n_jobs)(jobs)
+    return float(np.mean(one)) * -(-len(waiting) // n_workers)
 
 
 def _fingerprint(study: _Study, splits: Any) -> str:
