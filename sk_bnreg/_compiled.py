@@ -1,8 +1,10 @@
 """The compiled engine in the training loop: each network by itself, on any thread."""
 
+import gc
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
+from contextlib import contextmanager
 from functools import cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -28,18 +30,42 @@ DIVISIBLE = 2**24  # parameters times rows of a batch from which a team is faste
 @cache
 def has_kernel() -> bool:
     """Tell whether numba can be used here; if not, say so once."""
+    collecting = gc.isenabled()
+    gc.disable()  # half of the time of this import would go to walks over torch's million objects
     try:
         import numba
     except ImportError as error:  # it is not there yet for every new Python or numpy
         reason = str(error)
     else:
         reason = "NUMBA_DISABLE_JIT is set" if numba.config.DISABLE_JIT else ""  # type: ignore[attr-defined]
+    finally:
+        if collecting:
+            gc.enable()
     if reason:
         warnings.warn(
             f"Networks are trained by torch, several times slower on a CPU: numba can't be used here ({reason}).",
             stacklevel=2,
         )
     return not reason
+
+
+@contextmanager
+def compilation_told(tell: Callable[[str], object]) -> Iterator[None]:
+    """Tell of it, in one line, if the kernel has to be compiled within."""
+    from numba.core import event
+
+    from sk_bnreg._kernel import train_epoch
+
+    class Listener(event.Listener):
+        def on_start(self, event: Any) -> None:
+            if event.data["dispatcher"] is train_epoch:
+                tell("Compiling the engine, once in this environment: some 15 seconds.")
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    with event.install_listener("numba:compile", Listener()):
+        yield
 
 
 class CompiledRun(Run):

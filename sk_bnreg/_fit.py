@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from sklearn.exceptions import FitFailedWarning
 from skorch.callbacks import Callback
 
-from sk_bnreg._compiled import CompiledRun, has_kernel
+from sk_bnreg._compiled import CompiledRun, compilation_told, has_kernel
 from sk_bnreg._data import Rows, Table
 from sk_bnreg._net import StackedNet
 from sk_bnreg._optim import SOLVERS, Member
@@ -227,8 +228,10 @@ def train_tasks(
         return () if stopped is None else stopped
 
     runs = [_run(tasks, part) for part in _plan(tasks)]
+    told = any(task.verbose and task.compiled for task in tasks)
     try:
-        train_nets(runs, None if on_epoch_end is None else call)
+        with compilation_told(print) if told else nullcontext():
+            train_nets(runs, None if on_epoch_end is None else call)
     finally:
         for run in runs:
             hooks = tasks[run.owner[0]].hooks

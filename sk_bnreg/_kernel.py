@@ -107,7 +107,15 @@ class Team(NamedTuple):
     arrivals: NDArray[np.int64]  # (1,)
 
 
-@numba.njit(cache=True, **MATH)
+def _kept(function: Any) -> Any:
+    """Compile a function at its first call, and keep it on disk where there is any folder to write in."""
+    try:
+        return numba.njit(function, cache=True, **MATH)
+    except RuntimeError:
+        return numba.njit(function, **MATH)
+
+
+@_kept
 def train_epoch(
     net, data, member, order, bounds, rates, clocks, seed, chosen, seen, work, flags, stop, n_threads, rank
 ):
@@ -172,7 +180,7 @@ def train_epoch(
     return total / mass + penalty
 
 
-@numba.njit(cache=True, **MATH)
+@_kept
 def evaluate(net, data, member, rows, n_at_once, work, outputs):
     """Return the mean loss over rows, with the running statistics, and write the outputs, ``(C, R)`` or ``(0, 0)``."""
     total = mass = 0.0

@@ -121,6 +121,11 @@ class StackedSolver(torch.optim.Optimizer):
         self.stack = stack
         self.load({name: torch.zeros_like(stack.theta.data) for name in self.moments}, members)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group as torch does, which would import its compiler for it, a second of a first fit."""
+        add = torch.optim.Optimizer.add_param_group
+        getattr(add, "__wrapped__", add)(self, param_group)
+
     def __getstate__(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("stack", "coupled", "decoupled")}
         return {**super().__getstate__(), **own}

@@ -78,6 +78,7 @@ def compare(
         + f", {X.shape[1]} columns"
         + (" (--quick: fewer rows, folds and candidates, so a weaker verdict)" if quick else "")
     )
+    _load_engine(console)
     names = {None: DEFAULT_SCHEMES, "all": tuple(SCHEMES)}.get(schemes) or [s.strip() for s in str(schemes).split(",")]
     bar = Progress(
         TextColumn("network fits"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
@@ -202,6 +203,7 @@ def tune(
         out.mkdir(parents=True, exist_ok=True)
         storage = storage or str(out / "study.journal")
     console.print(f"{data.name}: {data.task} of '{data.target}', {len(data.X):,} rows, {data.X.shape[1]} columns")
+    _load_engine(console)
     splitter = StratifiedKFold if data.task == "classification" else KFold
     search = StackedOptunaSearchCV(
         pipeline,
@@ -280,6 +282,7 @@ def survey(
         f"{n_tables} tables of at most {rows:,} rows, {n_schemes} schemes x {candidates} candidates x 3 inner folds in "
         f"{folds} outer folds x {repeats}"
     )
+    _load_engine(console)
 
     def tell(name: str, outcome: str) -> None:
         nonlocal n_done
@@ -314,6 +317,7 @@ def reproduce(
 
     torch.set_num_threads(1)
     console = Console(markup=False, highlight=False)
+    _load_engine(console)
     findings: list[Any] = []
     for finding in run():
         if not findings or finding.claim != findings[-1].claim:
@@ -338,6 +342,18 @@ def reproduce(
         console.print(f"Saved {out}.")
     if not all(judged):
         raise typer.Exit(1)
+
+
+def _load_engine(console: Console) -> None:
+    """Load the engine, or compile it, before each of several processes would."""
+    from sk_bnreg import BNMLPClassifier
+    from sk_bnreg._compiled import compilation_told, has_kernel
+
+    if has_kernel():
+        with compilation_told(console.print):
+            BNMLPClassifier((1,), numeric_embedding=None, n_ensemble=1, early_stopping=False, max_iter=1).fit(
+                [[0.0], [1.0]], [0, 1]
+            )
 
 
 def _arguments() -> list[str]:

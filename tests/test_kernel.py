@@ -1,6 +1,8 @@
 """The compiled engine against the torch pass, which knows nothing of it."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -129,3 +131,34 @@ def test_a_step_in_float32_equals_torchs_to_a_few_digits(solver, torch_alone):
             if columns.stop > columns.start:
                 ours, theirs = (net.theta.data[:, columns] for net in (module, other))
                 assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max(), (activation, role)
+
+
+NOWHERE_TO_KEEP_IT = """
+from numba.core import caching
+caching.FunctionCache._impl_class._locator_classes = []  # as in a read-only container without a home
+from sk_bnreg._kernel import evaluate, train_epoch
+print(train_epoch.stats.cache_path, evaluate.stats.cache_path)
+"""
+
+
+def test_a_machine_without_a_folder_to_write_in_compiles_each_time():
+    done = subprocess.run([sys.executable, "-c", NOWHERE_TO_KEEP_IT], capture_output=True, text=True, check=True)
+    assert done.stdout == "None None\n"
+
+
+TOLD = """
+from numba.core import event
+from sk_bnreg import _compiled, _kernel
+told = []
+with _compiled.compilation_told(told.append):
+    event.start_event("numba:compile", data={"dispatcher": _kernel.evaluate})
+    assert not told
+    event.start_event("numba:compile", data={"dispatcher": _kernel.train_epoch})
+event.start_event("numba:compile", data={"dispatcher": _kernel.train_epoch})
+print(*told)
+"""
+
+
+def test_a_compilation_is_told_in_one_line():
+    done = subprocess.run([sys.executable, "-c", TOLD], capture_output=True, text=True, check=True)
+    assert done.stdout == "Compiling the engine, once in this environment: some 15 seconds.\n"
