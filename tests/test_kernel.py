@@ -9,8 +9,11 @@ import pytest
 from scipy import sparse
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, fit_stack
+from sk_bnreg._compiled import has_kernel
 from sk_bnreg._roles import ROLES
 from sk_bnreg._stack import ACTIVATIONS
+
+pytestmark = pytest.mark.skipif(not has_kernel(), reason="numba has no release yet for this Python or numpy")
 
 STATES = ("theta", "running_mean", "running_var")
 
