@@ -23,7 +23,7 @@ from accuracy import fill, make_model, measure, prepare
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
 
-from sk_bnreg import _embedding, _net
+from sk_bnreg import _embedding, _training
 from sk_bnreg._base import BaseBNMLP
 from sk_bnreg._stack import ACTIVATIONS, Activation, Dropout, StackedLoss, StackedMLP
 
@@ -85,10 +85,9 @@ def glorot_to_torch(reset):
 def falling_dropout(draw):
     """Let the noise of dropout fall to nothing over the 30 epochs of 20 steps and more."""
 
-    def drawn(self, n_rows, weight):
-        self.n_drawn = getattr(self, "n_drawn", -1) + 1
-        strength = max(0.0, 1 - self.n_drawn / 600)
-        return tuple(torch.lerp(torch.ones_like(mask), mask, strength) for mask in draw(self, n_rows, weight))
+    def drawn(self, n_rows):
+        strength = max(0.0, 1 - self.step / 600)
+        return tuple(torch.lerp(torch.ones_like(mask), mask, strength) for mask in draw(self, n_rows))
 
     return drawn
 
@@ -135,7 +134,7 @@ def make_variant(change, task, seed, categories):
 
 
 def variants():
-    """Return, by name, what each variant is about, its change of the pipeline and what it patches."""
+    """Return, by name, what each variant is about, its change of the pipeline and its patches of the torch engine."""
     return {
         "defaults": ("", same, ()),
         "no embedding of numeric features": ("inputs", network_with(numeric_embedding=None), ()),
@@ -186,7 +185,7 @@ def variants():
         "learning rate 0.005": ("solver", network_with(learning_rate_init=0.005), ()),
         "learning rate 0.02": ("solver", network_with(learning_rate_init=0.02), ()),
         "cosine from 0.005": ("solver", network_with(learning_rate="cosine", learning_rate_init=0.005), ()),
-        "four cycles": ("solver", same, [patch.object(_net, "learning_rates", four_cycles)]),
+        "four cycles": ("solver", same, [patch.object(_training, "learning_rates", four_cycles)]),
         "beta_2 0.95": ("solver", network_with(beta_2=0.95), ()),
         "60 epochs": ("solver", network_with(max_iter=60), ()),
         "batches of 200 for any number of rows": ("solver", network_with(batch_size=200), ()),
@@ -200,7 +199,7 @@ def run(args):
         for name in args.variants or variants():
             _, change, patches = variants()[name]
             with ExitStack() as stack:
-                for each in patches:
+                for each in (*patches, *([patch("sk_bnreg._fit.has_kernel", lambda: False)] if patches else ())):
                     stack.enter_context(each)
                 for path in paths:
                     if (path.stem, seed, name) not in done:

@@ -77,7 +77,6 @@ def correlations_with_the_end(network, X, y, train, test):
         y,
         rows=[train] * n,
         monitor_rows=[test] * n,
-        stack_size=n,
         on_epoch_end=lambda epoch, scores: curves.append(np.nan_to_num(scores, nan=-np.inf)),
     )
     return [spearmanr(curves[round(len(curves) * share) - 1], curves[-1])[0] for share in (0.1, 0.5)]

@@ -101,7 +101,7 @@ class CompiledRun(Run):
         self.best = {name: value.copy() for name, value in self.state.items()} if any(valid) else {}
         self.members = [_member(net, self.state, m) for m in range(len(net.members))]
         self.n_steps = np.zeros(len(net.members), np.int64)
-        self.closing_loss = [np.nan] * len(net.members)
+        self.closing_loss = [0.0] * len(net.members)
 
     def jobs(self) -> list[Job]:
         """Return a job per active member."""
@@ -144,8 +144,8 @@ class CompiledRun(Run):
         self.active = [m for m in self.active if m not in self.stopped]
 
     def closing_jobs(self) -> list[Job]:
-        """Return a job per member."""
-        return [Job(len(data.table_rows), partial(self._close, m)) for m, data in enumerate(self.data)]
+        """Return a job per member that may overflow."""
+        return [Job(len(self.data[m].table_rows), partial(self._close, m)) for m in self.doubtful()]
 
     def _train(self, i: int, m: int, room: Room, team: Team) -> None:
         """Train a member for an epoch and evaluate it."""

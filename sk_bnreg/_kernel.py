@@ -42,6 +42,7 @@ __all__ = ["ACTIVATIONS", "FACTS", "LAYER", "LOSSES", "SOLVERS", "Data", "Member
 SOLVERS = ("sgd", "adam")
 SGD, ADAM = range(2)
 ALIGNED = 16  # units of a thread start at multiples of it, so that no two write to one tile of a transpose
+UNITS = 64  # go from pass to pass at once, a multiple of ALIGNED
 LEAST = -np.inf
 
 _COUNTS = ["n_in", "n_out"]
@@ -345,13 +346,15 @@ def forward(net, member, work, n, key, momentum, team):
         for start in range(first, end, facts.units_at_once):
             stop = min(start + facts.units_at_once, end)
             connect(net, member.theta, work, layer, start, stop, n)
-            if facts.normalised:
-                normalise(net, member, work, layer, z, share, momentum, start, stop, n)
-            if not is_piecewise(net):
-                activate(facts.activation, z, scales, shifts, a, start, stop, n)
-            if member.n_kept < 2**16:
-                drop(a, key, member.n_kept, net.layers[layer].unit_at, facts.n_units, start, stop, n)
-            transpose(a, flipped, start, stop, 0, n)
+            for unit in range(start, stop, UNITS):
+                past = min(unit + UNITS, stop)
+                if facts.normalised:
+                    normalise(net, member, work, layer, z, share, momentum, unit, past, n)
+                if not is_piecewise(net):
+                    activate(facts.activation, z, scales, shifts, a, unit, past, n)
+                if member.n_kept < 2**16:
+                    drop(a, key, member.n_kept, net.layers[layer].unit_at, facts.n_units, unit, past, n)
+                transpose(a, flipped, unit, past, 0, n)
         meet(team.arrivals, team.size)
     if team.rank == 0:
         connect(net, member.theta, work, last, 0, net.layers[last].n_out, n)
@@ -411,13 +414,15 @@ def backward(net, member, work, n, key, team):
                 z, a = linear(net, work, layer), inputs(net, work, layer + 1)
                 scales, shifts = unit_values(net, work, layer, 2), unit_values(net, work, layer, 3)
                 multiply(weights(net, theta, layer + 1), True, above, delta, zeros, LEAST, start, stop, n_above, n)
-                if member.n_kept < 2**16:
-                    drop(delta, key, member.n_kept, net.layers[layer].unit_at, facts.n_units, start, stop, n)
-                activate_backward(facts.activation, delta, z, scales, shifts, a, kept, of_shift, start, stop, n)
-                if facts.normalised:
-                    means, rstds = unit_values(net, work, layer, 0), unit_values(net, work, layer, 1)
-                    of_gamma = gammas(net, grad, layer)
-                    normalise_backward(delta, z, share, means, rstds, scales, of_gamma, of_shift, start, stop, n)
+                for unit in range(start, stop, UNITS):
+                    past = min(unit + UNITS, stop)
+                    if member.n_kept < 2**16:
+                        drop(delta, key, member.n_kept, net.layers[layer].unit_at, facts.n_units, unit, past, n)
+                    activate_backward(facts.activation, delta, z, scales, shifts, a, kept, of_shift, unit, past, n)
+                    if facts.normalised:
+                        means, rstds = unit_values(net, work, layer, 0), unit_values(net, work, layer, 1)
+                        of_gamma = gammas(net, grad, layer)
+                        normalise_backward(delta, z, share, means, rstds, scales, of_gamma, of_shift, unit, past, n)
             multiply(delta, False, flipped, of_weights, zeros, LEAST, start, stop, n, n_in)
         meet(team.arrivals, team.size)
     if len(net.embedded):

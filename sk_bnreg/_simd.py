@@ -21,6 +21,7 @@ _MANY_REGISTERS = bool(_FEATURES.get("avx512f")) or "aarch64" in llvm.get_proces
 VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
 TILE_ROWS = 8 if _MANY_REGISTERS else 6  # with two vectors in a row, as many accumulators as registers allow
 INNER = 256  # rows of b that a panel of two vectors keeps in the first-level cache
+SPREAD = 2**19  # bytes over which these rows are more pages than a core finds at once, so that a copy is faster
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
@@ -287,18 +288,22 @@ def _make_columns(n_vectors: int) -> Callable[..., None]:
     return columns
 
 
-_one_vector, _two_vectors = _make_columns(1), _make_columns(2)
+_one_vector, _two_vectors, _tall = _make_columns(1), _make_columns(2), make_tile(TILE_ROWS, 2)
 
 
 @numba.njit(**OPTIONS)
 def multiply(a, turned, b, c, shift, least, i, i_stop, n_inner, n_columns):
     """Write rows, from and to, of ``maximum(a[:, :n_inner] @ b[:n_inner, :n_columns] + shift[:, None], least)`` to c.
 
-    In place of a it is a.T if `turned`. Rows of b and c are contiguous, and those of b are read to the end of a vector.
-    Nan stays nan.
+    In place of a it is a.T if `turned`. Rows of b and c are contiguous, and those of b are read to the end of a vector,
+    long ones to that of a second. Nan stays nan.
     """
     lanes = VECTOR_BYTES // c.itemsize
-    for k in range(0, n_inner, INNER):
+    if i_stop - i >= 8 * TILE_ROWS and min(INNER, n_inner) * b.shape[1] * c.itemsize > SPREAD:
+        whole = i + (i_stop - i) // TILE_ROWS * TILE_ROWS
+        _multiply_copies(a, turned, b, c, shift, least, i, whole, n_inner, n_columns)
+        i = whole
+    for k in range(0, n_inner if i < i_stop else 0, INNER):
         k_stop = min(k + INNER, n_inner)
         least_now = c.dtype.type(least if k_stop == n_inner else -np.inf)
         j = 0
@@ -309,6 +314,39 @@ def multiply(a, turned, b, c, shift, least, i, i_stop, n_inner, n_columns):
             else:
                 _one_vector(a, turned, b, c, shift, least_now, i, i_stop, j, k, k_stop, n_columns)
                 j += lanes
+
+
+@numba.njit(**OPTIONS)
+def _multiply_copies(a, turned, b, c, shift, least, i, i_stop, n_inner, n_columns):
+    """Do so for rows of whole tiles, with copies of a and b in the order in which tiles read them."""
+    width = 2 * VECTOR_BYTES // c.itemsize
+    room = np.empty((i_stop - i + width) * INNER + width, c.dtype)
+    panel_at = -room.ctypes.data % VECTOR_BYTES // c.itemsize
+    rows_at = panel_at + INNER * width
+    for k in range(0, n_inner, INNER):
+        k_stop = min(k + INNER, n_inner)
+        n, at = k_stop - k, rows_at
+        for row in range(i, i_stop, TILE_ROWS):
+            if turned:
+                for inner in range(k, k_stop):
+                    for place in range(TILE_ROWS):
+                        room[at + place] = a[inner, row + place]
+                    at += TILE_ROWS
+            else:
+                for inner in range(k, k_stop):
+                    for place in range(TILE_ROWS):
+                        room[at + place] = a[row + place, inner]
+                    at += TILE_ROWS
+        least_now = c.dtype.type(least if k_stop == n_inner else -np.inf)
+        for j in range(0, n_columns, width):
+            panel, part = block(room, panel_at, n, width), b[k:k_stop, j:]
+            for inner in range(n):
+                copy_row(part, inner, panel, inner, width)
+            # the tile's places are those in a, b and c
+            panel = block(room, panel_at - k * width - j, k_stop, width)
+            for row in range(i, i_stop, TILE_ROWS):
+                rows = block(room, rows_at + (row - i) * n - k * TILE_ROWS - row, k_stop, TILE_ROWS)
+                _tall(rows, True, panel, c, shift, least_now, row, j, k, k_stop, n_columns)
 
 
 @numba.njit(**OPTIONS)

@@ -19,6 +19,11 @@ from sk_bnreg._roles import ROLES
 
 aten = torch.ops.aten
 
+# One of two threads that are the first to call a function of MKL's may get four digits (pytorch issue 188792).
+for _function in (torch.cos, torch.sin, torch.exp, torch.log, torch.sqrt, torch.tanh, torch.erf):
+    for _dtype in (torch.float32, torch.float64):
+        _function(torch.zeros(1, dtype=_dtype))
+
 
 class Activation(NamedTuple):
     """A function z -> a and its chain rule (gradient at a, z, a) -> gradient at z.
@@ -93,6 +98,7 @@ class StackedMLP(nn.Module):
     ):
         super().__init__()
         hidden = list(hidden_layer_sizes)
+        self.n_features = n_features
         self.activation = activation
         self.batch_norm = batch_norm = batch_norm and bool(hidden)
         self.batch_norm_eps = batch_norm_eps
@@ -187,6 +193,31 @@ class StackedMLP(nn.Module):
             if hidden is not None:
                 hidden.append(x)
         return torch.baddbmm(block["biases"][-1][:, :, None], block["output_weights"][0], x)  # (M, C, B)
+
+    def largest_output(self, largest_input: float) -> Tensor:
+        """Return a size that no value on the way to the outputs exceeds, ``(M,)``, inf or nan if there is none.
+
+        It follows the size of the largest possible values through the layers, with the running statistics.
+        """
+        block = self.blocks(self.theta.data.abs())
+        x = self.theta.data.new_full((len(self.theta), self.n_features), largest_input)
+        reached = [x]
+        for parameters in block["embeddings"]:
+            frequency, phase, weight = parameters.split([1, 1, SIZE], dim=3)
+            reached.append((frequency * largest_input + phase).flatten(1))
+            x = torch.cat([x, weight.sum(2).flatten(1)], dim=1)
+        for layer, weight in enumerate(block["hidden_weights"]):
+            x = (weight @ x[:, :, None])[:, :, 0]
+            reached.append(x)
+            if self.batch_norm:
+                mean, var = self.running_statistics()[layer]
+                x = block["gamma"][layer] * var.rsqrt() * (x + mean.abs()) + block["beta"][layer]
+            else:
+                x = x + block["biases"][layer]
+            x = x.clamp(min=1.0)  # a logistic unit's largest value; the other activations make nothing larger
+            reached.append(x)
+        x = torch.baddbmm(block["biases"][-1][:, :, None], block["output_weights"][0], x[:, :, None])[:, :, 0]
+        return torch.cat([*reached, x], 1).amax(1)
 
 
 class StackedLoss(nn.Module):

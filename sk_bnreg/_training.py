@@ -72,7 +72,7 @@ class Run:
     stopped : set of int
         Active members that stop after this epoch.
     closing_loss : list of float
-        In the end, of each member on its training rows.
+        In the end, of each member on its training rows; 0 where its parameters tell that no input overflows.
     """
 
     closing_loss: list[float]
@@ -149,6 +149,12 @@ class Run:
     def closing_jobs(self) -> list[Job]:
         """Return what tells whether the outputs on the training rows are finite."""
         raise NotImplementedError
+
+    def doubtful(self) -> list[int]:
+        """Return the members whose outputs may overflow on inputs that `fit` lets pass."""
+        largest = torch.finfo(self.net.module_.theta.dtype).max
+        bound = self.net.module_.largest_output(largest**0.5)
+        return (~(bound < largest / 2**10)).nonzero()[:, 0].tolist()
 
     def finish(self) -> None:
         """Count the steps that lie behind the kept weights, and say which members diverged."""
@@ -240,7 +246,7 @@ class TorchRun(Run):
 
     def closing_jobs(self) -> list[Job]:
         """Compute the losses now."""
-        self.closing_loss = self._evaluate(self.all_rows)
+        self.closing_loss = self._evaluate(self.all_rows) if self.doubtful() else [0.0] * len(self.net.members)
         return []
 
     def _make_pass(self) -> None:

@@ -136,6 +136,40 @@ def test_a_step_in_float32_equals_torchs_to_a_few_digits(solver, torch_alone):
                 assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max(), (activation, role)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("n_rows", "n_inner", "n_columns"), [(1, 1, 1), (13, 7, 9), (40, 300, 33), (70, 600, 40), (83, 520, 700)]
+)
+def test_products_equal_numpys_whoever_does_which_rows(n_rows, n_inner, n_columns, dtype):
+    from numba import njit
+
+    from sk_bnreg._simd import multiply  # which copies long rows first, as in the last case
+
+    @njit
+    def call_multiply(*args):
+        multiply(*args)
+
+    rng, stride = np.random.default_rng(0), -(-n_columns // 16) * 16 + 16
+    a, shift = rng.normal(size=(n_rows, n_inner)).astype(dtype), rng.normal(size=n_rows).astype(dtype)
+    b = np.zeros((n_inner + 2, stride), dtype)
+    b[:n_inner, :n_columns] = rng.normal(size=(n_inner, n_columns))
+    expected = a.astype(float) @ b[:n_inner, :n_columns].astype(float) + shift[:, None]
+    for least in (-np.inf, 0.0):
+        results = []
+        for turned, cuts in itertools.product((False, True), ([0, n_rows], [0, n_rows // 3, n_rows])):
+            c = np.full((n_rows, stride), 7, dtype)
+            for start, stop in itertools.pairwise(cuts):
+                one = np.ascontiguousarray(a.T) if turned else a
+                call_multiply(one, turned, b, c, shift, least, start, stop, n_inner, n_columns)
+            results.append(c)
+            assert (c[:, n_columns:] == 7).all()
+        np.testing.assert_allclose(
+            results[0][:, :n_columns], np.maximum(expected, least), rtol=0, atol=1e3 * np.finfo(dtype).eps
+        )
+        for c in results[1:]:
+            np.testing.assert_array_equal(c, results[0])
+
+
 NOWHERE_TO_KEEP_IT = """
 from numba.core import caching
 caching.FunctionCache._impl_class._locator_classes = []  # as in a read-only container without a home

@@ -301,3 +301,28 @@ def test_batches_lose_no_row_and_never_end_on_a_single_one():
             assert (bounds[0], bounds[-1]) == (0, n_rows)
             assert n_rows == 1 or sizes.min() >= 2
             assert sizes.max() <= batch_size + 1
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_no_output_is_larger_than_the_bound(activation, batch_norm):
+    stack = make_stack(activation=activation, batch_norm=batch_norm, embedded=[1, 3]).eval()
+    generator = torch.Generator().manual_seed(0)
+    if batch_norm:
+        stack.running_mean.normal_(generator=generator)
+        stack.running_var.uniform_(0.1, 2.0, generator=generator)
+    for largest in (0.1, 1.0, 30.0):
+        x = largest * (2 * torch.rand(M, D, 4000, generator=generator, dtype=torch.float64) - 1)
+        hidden = []
+        with torch.no_grad():
+            outputs = stack(x, hidden).abs().amax((1, 2))
+        reached = torch.stack([outputs, *(values.abs().amax((1, 2)) for values in hidden)]).amax(0)
+        assert (reached <= stack.largest_output(largest)).all()
+
+
+def test_the_bound_is_reached_by_the_worst_input_of_a_linear_network():
+    stack = make_stack(activation="identity", batch_norm=False)
+    with torch.no_grad():
+        stack.theta.abs_()
+        outputs = stack.eval()(torch.full((M, D, 1), 2.0, dtype=torch.float64))
+    torch.testing.assert_close(stack.largest_output(2.0), outputs.amax((1, 2)))
