@@ -27,6 +27,7 @@ from sk_bnreg._stack import ACTIVATIONS
 # with more rows than these early_stopping="auto" sets some aside
 AUTO_STOPPING = 200
 MOST_EMBEDDED = 256
+MOST_STRATIFIED = 100_000  # rows
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -415,7 +416,9 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
             )
         codes = rows.target.cpu().numpy()
         codes = codes[:, 0] if codes.ndim == 2 and codes.shape[1] == 1 else codes
-        values, counts = np.unique(codes, return_counts=True, axis=0) if self._stratified() else ((), (0,))
+        # of more rows any share has each class's part in it, and scikit-learn's list of them takes 40 bytes for each
+        stratified = self._stratified() and len(codes) <= MOST_STRATIFIED
+        values, counts = np.unique(codes, return_counts=True, axis=0) if stratified else ((), (0,))
         n_valid = int(np.ceil(self.validation_fraction * len(codes)))
         stratify = codes if min(counts) >= 2 and len(values) <= min(n_valid, len(codes) - n_valid) else None
         parts = train_test_split(

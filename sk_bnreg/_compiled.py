@@ -149,10 +149,11 @@ class CompiledRun(Run):
 
     def _train(self, i: int, m: int, room: Room, team: Team) -> None:
         """Train a member for an epoch and evaluate it."""
-        order = torch.randperm(len(self.data[m].table_rows), generator=self.net.generators_[m]).numpy()
+        order = room.take("order", len(self.data[m].table_rows), np.int64)
+        torch.randperm(len(order), generator=self.net.generators_[m], out=torch.from_numpy(order))
         n_steps, (before, before_solver) = int(self.n_steps[m]), self.n_steps_before
         clocks = before + n_steps, before_solver + n_steps, n_steps
-        work = room.take(self.plan.work_size, self.members[m].theta.dtype)
+        work = room.take("work", self.plan.work_size, self.members[m].theta.dtype)
         bounds, rates, flags = np.array(self.bounds[m]), self.rates[i], np.zeros(2, np.int64)
         seen = self.seen[i] if self.watchers else np.empty((0, 0), self.seen.dtype)
         train = partial(
@@ -174,7 +175,7 @@ class CompiledRun(Run):
         """Return a member's mean loss over some rows, nan without any."""
         if data is None or not len(data.table_rows):
             return np.nan
-        work = room.take(self.evaluation.work_size, data.dense.dtype)
+        work = room.take("work", self.evaluation.work_size, data.dense.dtype)
         rows, nothing = np.arange(len(data.table_rows)), np.empty((0, 0), data.dense.dtype)
         return self.kernel.evaluate(self.evaluation.network, data, self.members[m], rows, ROWS_AT_ONCE, work, nothing)
 

@@ -141,7 +141,7 @@ def numeric_features(table: Table, index: NDArray[np.int64]) -> list[int]:
         between = (rows.data > least[rows.indices]) & (rows.data < most[rows.indices])
         zero_between = (least < 0) & (most > 0) & (rows.count_nonzero(axis=0) < len(index))
         return np.union1d(rows.indices[between], np.flatnonzero(zero_between)).tolist()
-    parts: list = [slice(i, i + 2**16) for i in range(0, len(index), 2**16)]  # so that no copy of the table is made
+    parts: list = [slice(i, i + 2**13) for i in range(0, len(index), 2**13)]  # so that no copy of the table is made
     if len(index) < len(table) or not np.bincount(index).all():  # otherwise each row once, in any order
         parts = [torch.as_tensor(index[part], device=table.device) for part in parts]
     bounds = [table[part].aminmax(dim=0) for part in parts]

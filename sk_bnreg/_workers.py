@@ -44,18 +44,18 @@ class Job(NamedTuple):
 
 
 class Room:
-    """Memory that a thread keeps from job to job."""
+    """Memory that a thread keeps from job to job: what threads allocate and free, the C library may not give back."""
 
     def __init__(self) -> None:
-        self._bytes = np.zeros(0, np.uint8)
+        self._bytes: dict[str, NDArray[np.uint8]] = {}
 
-    def take(self, n: int, dtype: Any) -> NDArray[Any]:
-        """Return an array of n numbers at the start of a cache line, as the job before left them."""
+    def take(self, name: str, n: int, dtype: Any) -> NDArray[Any]:
+        """Return an array of n numbers at the start of a cache line, as the last of this name was left."""
         n_bytes = n * np.dtype(dtype).itemsize
-        if len(self._bytes) < n_bytes + CACHE_LINE:
-            self._bytes = np.zeros(n_bytes + CACHE_LINE, np.uint8)
-        start = -self._bytes.ctypes.data % CACHE_LINE
-        return self._bytes[start : start + n_bytes].view(dtype)
+        if name not in self._bytes or len(self._bytes[name]) < n_bytes + CACHE_LINE:
+            self._bytes[name] = np.zeros(n_bytes + CACHE_LINE, np.uint8)
+        start = -self._bytes[name].ctypes.data % CACHE_LINE
+        return self._bytes[name][start : start + n_bytes].view(dtype)
 
 
 class Workers:

@@ -337,15 +337,15 @@ def test_tune_saves_a_model_and_a_report_and_trains_no_trial_twice(tmp_path, tun
 def test_two_commands_share_a_budget(server, start, monkeypatch):
     server.psql("CREATE DATABASE two")  # without tables, which both would make
     url = server.get_uri(database="two", driver="psycopg2")
-    line = f"sk-bnreg tune wine --trials 12 --folds 2 --storage {url} --study two --heartbeat 0.5"
+    line = f"sk-bnreg tune digits --trials 24 --folds 2 --storage {url} --study two --heartbeat 0.5"
     monkeypatch.setattr(sys, "argv", line.split())  # a process starts with its parent's
     commands = [start(main) for _ in range(2)]
     for command in commands:
         command.join(PATIENCE)
     assert [command.exitcode for command in commands] == [0, 0]
     study = read_study(url, "two")
-    assert numbers(study, TrialState.COMPLETE) == list(range(12))
-    assert len({trial.system_attrs["sk_bnreg:worker"] for trial in study.trials[:12]}) == 2
+    assert numbers(study, TrialState.COMPLETE) == list(range(24))
+    assert len({trial.system_attrs["sk_bnreg:worker"] for trial in study.trials[:24]}) == 2
 
 
 def test_a_storage_that_cannot_be_opened_is_told_in_one_sentence(tune):
