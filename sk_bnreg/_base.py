@@ -27,7 +27,6 @@ from sk_bnreg._stack import ACTIVATIONS
 # with more rows than these early_stopping="auto" sets some aside
 AUTO_STOPPING = 200
 MOST_EMBEDDED = 256
-MOST_STRATIFIED = 100_000  # rows
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -322,7 +321,9 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         stopping = stopping and not epochs
         train, valid = [all_rows] * len(seeds), [valid_rows] * len(seeds) if stopping else []
         if stopping and valid_rows is None:
-            train, valid = zip(*(self._split(all_rows, rng) for _ in seeds), strict=True)
+            # all are drawn before any is gathered, since drawing takes much memory for a moment
+            drawn = [self._draw_aside(all_rows, rng) for _ in seeds]
+            train, valid = zip(*map(all_rows.divide, drawn), strict=True)
         monitor = None if monitor_rows is None else self._known_rows(table, monitor_rows, y)
 
         embedded = self._embedded(table, index) if resumed is None else self._trained_structure.embedded
@@ -408,26 +409,21 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         weight = self._add_class_weight(y_val, _check_weight(sample_weight_val, X_val))
         return self._rows(_as_table(X_val, self.device), np.arange(X_val.shape[0]), y_val, weight)
 
-    def _split(self, rows, rng):
-        """Take the early-stopping fraction out of the training rows."""
+    def _draw_aside(self, rows, rng):
+        """Draw the places of the early-stopping fraction."""
         if len(rows.target) < 2:
             raise ValueError(
                 "early_stopping needs at least 2 rows of positive weight, got 1; set it to False or 'auto'."
             )
         codes = rows.target.cpu().numpy()
         codes = codes[:, 0] if codes.ndim == 2 and codes.shape[1] == 1 else codes
-        # of more rows any share has each class's part in it, and scikit-learn's list of them takes 40 bytes for each
-        stratified = self._stratified() and len(codes) <= MOST_STRATIFIED
-        values, counts = np.unique(codes, return_counts=True, axis=0) if stratified else ((), (0,))
+        values, counts = np.unique(codes, return_counts=True, axis=0) if self._stratified() else ((), (0,))
         n_valid = int(np.ceil(self.validation_fraction * len(codes)))
         stratify = codes if min(counts) >= 2 and len(values) <= min(n_valid, len(codes) - n_valid) else None
-        parts = train_test_split(
+        _, aside = train_test_split(
             np.arange(len(codes)), test_size=self.validation_fraction, random_state=rng, stratify=stratify
         )
-        return [
-            Rows(rows.table, rows.index[part], rows.target[part], None if rows.weight is None else rows.weight[part])
-            for part in map(torch.from_numpy, parts)
-        ]
+        return aside
 
     def _embedded(self, table, index):
         """Return the features to embed: none of many, which are pixels or words, not what cosines are for."""

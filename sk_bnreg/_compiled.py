@@ -250,8 +250,10 @@ class Plan:
 
 
 def _units_at_once(widest: int, n_bytes: int) -> int:
-    """Return of how many units the rows stay in a cache from pass to pass; all, where their inputs don't."""
-    return 64 if widest * n_bytes < 2**18 else -(-widest // 64) * 64
+    """Return for how many units the inputs, which stay in a cache, are read at once; all, where they don't."""
+    from sk_bnreg._kernel import UNITS
+
+    return UNITS if widest * n_bytes < 2**18 else -(-widest // UNITS) * UNITS
 
 
 def _member(net: StackedNet, state: dict[str, NDArray[Any]], m: int) -> "Member":

@@ -22,6 +22,16 @@ class Rows:
     target: Tensor
     weight: Tensor | None
 
+    def divide(self, aside: NDArray[np.int64]) -> "tuple[Rows, Rows]":
+        """Return all rows but those at some places, and those."""
+        is_aside = torch.zeros(len(self.index), dtype=torch.bool, device=self.index.device)
+        is_aside[torch.from_numpy(aside)] = True
+        return self._select(~is_aside), self._select(is_aside)
+
+    def _select(self, mask: Tensor) -> "Rows":
+        at = mask.nonzero()[:, 0]
+        return Rows(self.table, self.index[at], self.target[at], None if self.weight is None else self.weight[at])
+
 
 @dataclass
 class StackData(torch.utils.data.Dataset):
