@@ -23,9 +23,9 @@ from accuracy import fill, make_model, measure, prepare
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
 
-from sk_bnreg import _embedding, _training
-from sk_bnreg._base import BaseBNMLP
-from sk_bnreg._stack import ACTIVATIONS, Activation, Dropout, StackedLoss, StackedMLP
+from sk_bnreg.engine import embedding, training
+from sk_bnreg.engine.stack import ACTIVATIONS, Activation, Dropout, StackedLoss, StackedMLP
+from sk_bnreg.estimators.base import BaseBNMLP
 
 
 def network_with(**params):
@@ -140,11 +140,11 @@ def variants():
         "no embedding of numeric features": ("inputs", network_with(numeric_embedding=None), ()),
         "piecewise-linear embedding (12 quantiles)": ("inputs", piecewise_linear, ()),
         "two mixtures of the cosines": (
-            "inputs", same, [patch.object(_embedding, "SIZE", 2), patch("sk_bnreg._stack.SIZE", 2)]
+            "inputs", same, [patch.object(embedding, "SIZE", 2), patch("sk_bnreg.engine.stack.SIZE", 2)]
         ),
-        "16 cosines": ("inputs", same, [patch.object(_embedding, "N_COSINES", 16)]),
-        "frequencies of 0.1": ("inputs", same, [patch.object(_embedding, "SPREAD", 0.1)]),
-        "frequencies of 0.5": ("inputs", same, [patch.object(_embedding, "SPREAD", 0.5)]),
+        "16 cosines": ("inputs", same, [patch.object(embedding, "N_COSINES", 16)]),
+        "frequencies of 0.1": ("inputs", same, [patch.object(embedding, "SPREAD", 0.1)]),
+        "frequencies of 0.5": ("inputs", same, [patch.object(embedding, "SPREAD", 0.5)]),
         "standard instead of squashing scaler": ("inputs", before_network(StandardScaler(), "squashingscaler"), ()),
         "one network": ("ensemble", network_with(n_ensemble=1), ()),
         "one network, last epoch": ("ensemble", network_with(n_ensemble=1, early_stopping=False), ()),
@@ -181,11 +181,11 @@ def variants():
             "regularization", network_with(dropout=0.1), [patch.object(Dropout, "draw", falling_dropout(Dropout.draw))]
         ),
         "dropout 0.1, 60 epochs": ("regularization", network_with(dropout=0.1, max_iter=60), ()),
-        "label smoothing 0.1": ("regularization", same, [patch("sk_bnreg._fit.StackedLoss", Smoothed)]),
+        "label smoothing 0.1": ("regularization", same, [patch("sk_bnreg.engine.tasks.StackedLoss", Smoothed)]),
         "learning rate 0.005": ("solver", network_with(learning_rate_init=0.005), ()),
         "learning rate 0.02": ("solver", network_with(learning_rate_init=0.02), ()),
         "cosine from 0.005": ("solver", network_with(learning_rate="cosine", learning_rate_init=0.005), ()),
-        "four cycles": ("solver", same, [patch.object(_training, "learning_rates", four_cycles)]),
+        "four cycles": ("solver", same, [patch.object(training, "learning_rates", four_cycles)]),
         "beta_2 0.95": ("solver", network_with(beta_2=0.95), ()),
         "60 epochs": ("solver", network_with(max_iter=60), ()),
         "batches of 200 for any number of rows": ("solver", network_with(batch_size=200), ()),
@@ -199,7 +199,10 @@ def run(args):
         for name in args.variants or variants():
             _, change, patches = variants()[name]
             with ExitStack() as stack:
-                for each in (*patches, *([patch("sk_bnreg._fit.has_kernel", lambda: False)] if patches else ())):
+                for each in (
+                    *patches,
+                    *([patch("sk_bnreg.engine.tasks.has_kernel", lambda: False)] if patches else ()),
+                ):
                     stack.enter_context(each)
                 for path in paths:
                     if (path.stem, seed, name) not in done:

@@ -27,7 +27,7 @@ from sk_bnreg import BNMLPClassifier, StackedOptunaSearchCV, search_space
 
 N_WORKERS, N_TRIALS, PAUSE, AWAY = 4, 64, 3.0, 5.0
 WORKERS = multiprocessing.get_context("forkserver")  # forked from a process that has imported all
-WORKERS.set_forkserver_preload(["sk_bnreg._tuning", "torch._dynamo", "alembic.command", "psycopg2"])
+WORKERS.set_forkserver_preload(["sk_bnreg.search.tuning", "torch._dynamo", "alembic.command", "psycopg2"])
 
 
 def start(search, X, y):

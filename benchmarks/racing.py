@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from skrub import TableVectorizer
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, StackedGridSearchCV, fit_stack
-from sk_bnreg._tables import read_table
+from sk_bnreg.study.tables import read_table
 
 PLAIN = {"n_ensemble": 1, "numeric_embedding": None, "early_stopping": False, "batch_size": 200}
 GRID = {"learning_rate_init": [0.001, 0.003, 0.01, 0.03, 0.1], "l2": [0.0, 0.03, 0.3, 1.0, 3.0, 10.0]}

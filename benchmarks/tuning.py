@@ -48,7 +48,7 @@ from sklearn.preprocessing import StandardScaler
 from skrub import TableVectorizer
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, StackedOptunaSearchCV, search_space
-from sk_bnreg._tables import read_table
+from sk_bnreg.study.tables import read_table
 
 EPOCHS, N_TRIALS = 10, 64
 TABLES = (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from sk_bnreg import CriticalDifferenceDisplay, SurveyDisplay
-from sk_bnreg._survey import FIXED, Survey
+from sk_bnreg.study.survey import FIXED, Survey
 
 DOCS = Path(__file__).parent
 

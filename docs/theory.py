@@ -6,8 +6,8 @@ sk-bnreg reproduce --out docs/reproduce.json && python docs/theory.py
 import json
 from pathlib import Path
 
-from sk_bnreg._diagnosis_displays import COLOURS
-from sk_bnreg._reproduce import Finding, rate_decay_grid
+from sk_bnreg.report.diagnosis_displays import COLOURS
+from sk_bnreg.theory.reproduce import Finding, rate_decay_grid
 
 DOCS = Path(__file__).parent
 

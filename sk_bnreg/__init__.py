@@ -3,30 +3,30 @@
 from importlib import import_module
 from typing import Any
 
-from sk_bnreg._estimators import BNMLPClassifier, BNMLPRegressor
-from sk_bnreg._fit import fit_stack
-from sk_bnreg._search import StackedGridSearchCV, StackedRandomizedSearchCV
+from sk_bnreg.engine.tasks import fit_stack
+from sk_bnreg.estimators.networks import BNMLPClassifier, BNMLPRegressor
+from sk_bnreg.search.grid import StackedGridSearchCV, StackedRandomizedSearchCV
 
 # the study and its plots need pandas, the estimators do not: imported when they are asked for
 _LATER = {
-    "Diagnosis": "_diagnostics",
-    "InvarianceDisplay": "_diagnosis_displays",
-    "NormTrajectoryDisplay": "_diagnosis_displays",
-    "NormRecorder": "_rotation",
-    "diagnose": "_diagnostics",
-    "CriticalDifferenceDisplay": "_survey_displays",
-    "L2PathDisplay": "_displays",
-    "LearningCurvesDisplay": "_displays",
-    "PosteriorDisplay": "_displays",
-    "SchemeComparison": "_comparison",
-    "SchemeComparisonDisplay": "_displays",
-    "StackedOptunaSearchCV": "_tuning",
-    "SurveyDisplay": "_survey_displays",
-    "TunedL2": "_study",
-    "compare_schemes": "_study",
-    "search_space": "_space",
-    "suggest": "_space",
-    "survey": "_survey",
+    "Diagnosis": "theory.diagnosis",
+    "InvarianceDisplay": "report.diagnosis_displays",
+    "NormTrajectoryDisplay": "report.diagnosis_displays",
+    "NormRecorder": "theory.rotation",
+    "diagnose": "theory.diagnosis",
+    "CriticalDifferenceDisplay": "report.survey_displays",
+    "L2PathDisplay": "report.displays",
+    "LearningCurvesDisplay": "report.displays",
+    "PosteriorDisplay": "report.displays",
+    "SchemeComparison": "study.comparison",
+    "SchemeComparisonDisplay": "report.displays",
+    "StackedOptunaSearchCV": "search.tuning",
+    "SurveyDisplay": "report.survey_displays",
+    "TunedL2": "study.study",
+    "compare_schemes": "study.study",
+    "search_space": "search.space",
+    "suggest": "search.space",
+    "survey": "study.survey",
 }
 __all__ = [
     "BNMLPClassifier",

@@ -17,8 +17,8 @@ os.environ.setdefault(
         "sk_bnreg-"
         + hashlib.sha256(
             b"".join(
-                (Path(__file__).parents[1] / f"sk_bnreg/{name}.py").read_bytes()
-                for name in ("_simd", "_elementary", "_embedding", "_passes", "_kernel")
+                (Path(__file__).parents[1] / f"sk_bnreg/engine/{name}.py").read_bytes()
+                for name in ("simd", "elementary", "embedding", "passes", "kernel")
             )
         ).hexdigest()[:12],
     ),
@@ -33,9 +33,9 @@ from optuna.trial import TrialState, create_trial
 from sklearn.datasets import load_wine
 
 from sk_bnreg import BNMLPClassifier, NormRecorder, SchemeComparison, diagnose
-from sk_bnreg._comparison import DEFAULT_SCHEMES, SCHEMES, StudyPlan
-from sk_bnreg._survey import Survey, survey_schemes
-from sk_bnreg.cli import main
+from sk_bnreg.cli.main import main
+from sk_bnreg.study.comparison import DEFAULT_SCHEMES, SCHEMES, StudyPlan
+from sk_bnreg.study.survey import Survey, survey_schemes
 
 BUDGETS = (0.0, 0.1, 1.0, 10.0)
 RATES = (0.003, 0.01, 0.03)

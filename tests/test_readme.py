@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sk_bnreg._survey import Survey
+from sk_bnreg.study.survey import Survey
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -1,0 +1,187 @@
+"""The rows that each member of a stack trains on, and the batches cut from them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+Table = Tensor | sparse.csr_array
+Batch = tuple[Tensor, Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a table for one member: their indices ``(R,)``, targets and weights (None for ones)."""
+
+    table: Table
+    index: Tensor
+    target: Tensor
+    weight: Tensor | None
+
+    def divide(self, aside: NDArray[np.int64]) -> "tuple[Rows, Rows]":
+        """Return all rows but those at some places, and those."""
+        is_aside = torch.zeros(len(self.index), dtype=torch.bool, device=self.index.device)
+        is_aside[torch.from_numpy(aside)] = True
+        return self._select(~is_aside), self._select(is_aside)
+
+    def _select(self, mask: Tensor) -> "Rows":
+        at = mask.nonzero()[:, 0]
+        return Rows(self.table, self.index[at], self.target[at], None if self.weight is None else self.weight[at])
+
+
+@dataclass
+class StackData(torch.utils.data.Dataset):
+    """The rows of every member, padded to the longest with rows of weight zero.
+
+    Attributes
+    ----------
+    table : Tensor or csr_array of shape (N, D)
+    index : Tensor of shape (M, R)
+        Rows of `table`.
+    target : Tensor of shape (M, R) or (M, R, C)
+    weight : Tensor of shape (M, R) or None
+    counts : ndarray of shape (M,)
+        Rows of each member without padding.
+    n_unweighted : int
+        Up to this position every member has a row of weight one.
+    """
+
+    table: Table
+    index: Tensor
+    target: Tensor
+    weight: Tensor | None
+    counts: NDArray[np.int64]
+    n_unweighted: int
+
+    @classmethod
+    def stack(cls, members: Sequence[Rows], tables: "Tables") -> "StackData":
+        """Stack the members' rows, whose tables are in `tables`."""
+        counts = np.array([len(rows.index) for rows in members])
+        plain = all(rows.weight is None for rows in members)
+        weight = None
+        if not (plain and counts.min() == counts.max()):
+            weight = _pad([_weights(rows) for rows in members])
+        return cls(
+            table=tables.together,
+            index=_pad([rows.index + tables.first_row[id(rows.table)] for rows in members]),
+            target=_pad([rows.target for rows in members]),
+            weight=weight,
+            counts=counts,
+            n_unweighted=int(counts.min()) if plain else 0,
+        )
+
+    def __len__(self) -> int:
+        return self.index.shape[1]
+
+    def select(self, members: Sequence[int]) -> "StackData":
+        """Return the data of these members."""
+        weight = None if self.weight is None else self.weight[members]
+        return StackData(
+            self.table, self.index[members], self.target[members], weight, self.counts[members], self.n_unweighted
+        )
+
+    def batches(self, order: Tensor, bounds: Sequence[int]) -> Iterator[Batch]:
+        """Yield inputs ``(M, D, B)``, targets ``(M, C, B)`` or ``(M, B)``, weights ``(M, B)`` or None.
+
+        `order` ``(M, R)`` counts within each member's rows; `bounds` cuts its columns.
+        """
+        sizes = np.diff(bounds).tolist()
+        if self.target.dim() == 2:
+            target = self.target.gather(1, order)
+        else:
+            target = self.target.gather(1, order[:, :, None].expand(-1, -1, self.target.shape[2])).mT
+        targets = target.split(sizes, dim=-1)
+        weights = [None] * len(sizes) if self.weight is None else self.weight.gather(1, order).split(sizes, dim=1)
+        for index, part, weight, stop in zip(
+            self.index.gather(1, order).split(sizes, dim=1), targets, weights, bounds[1:], strict=True
+        ):
+            rows = index.reshape(-1)
+            if isinstance(self.table, Tensor):
+                x = self.table.index_select(0, rows)
+            else:
+                x = torch.from_numpy(self.table[rows.cpu().numpy()].toarray()).to(rows.device)
+            yield x.view(*index.shape, -1).mT, part, None if stop <= self.n_unweighted else weight
+
+
+class Tables:
+    """The tables of some members one below the other; a table that several share is held once.
+
+    Parameters
+    ----------
+    tables : iterable of Tensor or csr_array
+        All dense or all sparse.
+
+    Attributes
+    ----------
+    together : Tensor or csr_array
+    first_row : dict
+        Where a table starts in `together`, by its id.
+    """
+
+    def __init__(self, tables: Iterable[Table]):
+        different = {id(table): table for table in tables}
+        ends = np.cumsum([0] + [table.shape[0] for table in different.values()])
+        self.first_row = dict(zip(different, ends[:-1].tolist(), strict=True))
+        dense = [table for table in different.values() if isinstance(table, Tensor)]
+        if len(different) == 1:
+            self.together = next(iter(different.values()))
+        elif dense:
+            self.together = torch.cat(dense)
+        else:
+            self.together = sparse.vstack(list(different.values()), format="csr")  # type: ignore[call-overload]
+
+
+def numeric_features(table: Table, index: NDArray[np.int64]) -> list[int]:
+    """Return the columns with more than two values in these rows: of two, a line is as good as any function.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from sk_bnreg.engine.rows import numeric_features
+    >>> numeric_features(torch.tensor([[1.0, 5.0, 0.0], [2.0, 5.0, 1.0], [3.0, 5.0, 0.0]]), np.arange(3))
+    [0]
+    """
+    if not isinstance(table, Tensor):
+        rows = table[index]
+        least, most = (bound.toarray().ravel() for bound in (rows.min(axis=0), rows.max(axis=0)))
+        between = (rows.data > least[rows.indices]) & (rows.data < most[rows.indices])
+        zero_between = (least < 0) & (most > 0) & (rows.count_nonzero(axis=0) < len(index))
+        return np.union1d(rows.indices[between], np.flatnonzero(zero_between)).tolist()
+    parts: list = [slice(i, i + 2**13) for i in range(0, len(index), 2**13)]  # so that no copy of the table is made
+    if len(index) < len(table) or not np.bincount(index).all():  # otherwise each row once, in any order
+        parts = [torch.as_tensor(index[part], device=table.device) for part in parts]
+    bounds = [table[part].aminmax(dim=0) for part in parts]
+    low = torch.stack([bound.min for bound in bounds]).amin(0)
+    high = torch.stack([bound.max for bound in bounds]).amax(0)
+    inside = [((table[part] > low) & (table[part] < high)).any(0) for part in parts]
+    return torch.stack(inside).any(0).nonzero()[:, 0].tolist()
+
+
+def _pad(rows: Sequence[Tensor]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+def _weights(rows: Rows) -> Tensor:
+    if rows.weight is not None:
+        return rows.weight
+    double = rows.table.dtype in (torch.float64, np.float64)
+    return torch.ones(len(rows.index), dtype=torch.float64 if double else torch.float32, device=rows.index.device)
+
+
+def batch_bounds(n_rows: int, batch_size: int) -> list[int]:
+    """Return where batches start and end; a last batch of one row joins the batch before it.
+
+    Examples
+    --------
+    >>> from sk_bnreg.engine.rows import batch_bounds
+    >>> batch_bounds(17, 8), batch_bounds(18, 8), batch_bounds(1, 8)
+    ([0, 8, 17], [0, 8, 16, 18], [0, 1])
+    """
+    bounds = [*range(0, n_rows, batch_size), n_rows]
+    if batch_size > 1 and len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
+        del bounds[-2]
+    return bounds

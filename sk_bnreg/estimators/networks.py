@@ -1,0 +1,579 @@
+"""BNMLPClassifier and BNMLPRegressor: scikit-learn estimators on the engine."""
+
+import numpy as np
+import torch
+from scipy.special import expit, softmax
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
+from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
+
+from sk_bnreg.estimators.base import BaseBNMLP
+
+LARGEST = 1e150  # target, whose square is a number
+
+
+class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
+    """Multilayer perceptron classifier with batch norm and L2 on the parameters of your choice.
+
+    It minimises the log loss (one logit for two classes, a softmax for more, a logit per
+    label for multilabel targets) plus, for each role of parameters,
+    ``l2 / 2 * ||theta_role||^2``. Arguments that `sklearn.neural_network.MLPClassifier`
+    has too mean the same here, but ``alpha``: there the penalty is divided by the rows of
+    a batch, so ``l2 = alpha / batch_size`` with ``l2_mode="loss"``.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int, array-like of int or str, default=(128, 128)
+        Units of each hidden layer; () is a linear model. "128-128" is the same as text, for
+        searches whose storage keeps text and numbers alone.
+    activation : {"identity", "logistic", "tanh", "relu", "gelu", "silu"}, default="relu"
+        Activation of the hidden layers.
+    batch_norm : bool, default=True
+        Normalise each hidden layer over the batch before its activation, with a scale
+        gamma and a shift beta per unit (Ioffe & Szegedy 2015). Predictions use running
+        statistics: the mean over the first ten steps, then with momentum 0.1.
+    dropout : float, default=0.0
+        Share of hidden units dropped in training, in [0, 1).
+    l2 : float or mapping of role to float, default=1.0
+        Strength of the penalty ``l2 / 2 * ||theta||^2``, whose gradient is l2 * theta
+        (torch's ``weight_decay``); it does not depend on the batch size. A mapping gives
+        each role its own strength, and `l2_targets` is not consulted.
+    l2_budget : float or None, default=None
+        The penalty as a decay budget D, in place of `l2`: `fit` takes the strength whose sum of
+        lr * l2 over all planned steps is D, the e-folds by which decay alone would shrink a
+        parameter. So a search tunes learning rate and penalty apart. Not with Adam and
+        ``l2_mode="loss"``, where D does not exist.
+    l2_targets : {"weights", "weights+gamma+beta", "all", "none"} or tuple of roles, default="weights"
+        What `l2` penalises. The roles are "hidden_weights", "output_weights" (together
+        "weights"), "biases", "gamma" and "beta". A role that the network lacks is empty.
+    l2_mode : {"decoupled", "loss"}, default="decoupled"
+        "decoupled": theta -= lr * l2 * theta beside the solver's step (AdamW). "loss": the
+        penalty's gradient goes through the solver; with Adam, each parameter's decay is then
+        divided by the scale of its own gradient, and a good `l2` is a thousand times smaller.
+    solver : {"adam", "sgd"}, default="adam"
+        The solver; "sgd" is with momentum.
+    batch_size : int or "auto", default="auto"
+        Rows of a minibatch; "auto" is 200, 128, 64 or 32, the largest that gives at least 12
+        batches, and for up to 64 rows one batch. A last batch of one row joins the batch before it.
+    learning_rate : {"constant", "cosine", "one-cycle"}, default="one-cycle"
+        Schedule of the learning rate over `max_iter` epochs; `learning_rate_init` is
+        its largest value.
+    learning_rate_init : float, default=0.01
+        Largest learning rate.
+    max_iter : int, default=30
+        Epochs; at most, where training can stop early.
+    momentum : float, default=0.9
+        Momentum of "sgd", in [0, 1).
+    beta_1 : float, default=0.9
+        Decay of Adam's first moment.
+    beta_2 : float, default=0.999
+        Decay of Adam's second moment.
+    epsilon : float, default=1e-8
+        Adam's guard against division by zero.
+    batch_norm_eps : float, default=1e-5
+        Added to the variance in batch norm.
+    early_stopping : bool or "auto", default="auto"
+        Set rows aside and keep the weights of the epoch with the lowest loss on them, and
+        stop as `n_iter_no_change` says. "auto" does so with more than 200 rows and when `X_val` is given.
+    validation_fraction : float, default=0.1
+        Share of the rows set aside for early stopping.
+    n_iter_no_change : int, default=inf
+        Epochs without an improvement of the validation loss by `tol` before training
+        stops; without early stopping, of the training loss, if the learning rate is
+        constant. By default training goes on to the end of its schedule.
+    tol : float, default=1e-4
+        The least improvement of the loss that counts.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes, multiplied with `sample_weight`; "balanced" counts
+        classes by their sample weight.
+    n_ensemble : int, default=8
+        Networks trained from different seeds, at once; predictions are their mean. Each
+        sets aside other rows for early stopping.
+    numeric_embedding : {"periodic"} or None, default="periodic"
+        "periodic": the first layer is given, beside each feature of more than two values, three
+        learned mixtures of 8 cosines of it with learned frequencies (Gorishniy et al. 2022), so
+        that it can bend and jump. With more than 256 such features none is.
+    warm_start : bool, default=False
+        Go on from the weights of the last `fit`, with a new schedule and solver state.
+    random_state : int, RandomState instance or None, default=None
+        Determines initial weights, row order, dropout and the early-stopping rows.
+    device : str or torch.device, default="cpu"
+        Where to train and predict, such as "cuda".
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the computation.
+    callbacks : list of skorch callbacks or None, default=None
+        Given to the skorch net `net_`. They see a row per epoch in ``net.history``, with
+        "train_loss" and, with early stopping, "valid_loss".
+    verbose : bool, default=False
+        Print the loss after every epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The class labels.
+    net_ : skorch.NeuralNet
+        The trained net: ``net_.history``, ``net_.save_params``, ``net_.module_``.
+    n_iter_ : int
+        Epochs trained.
+    best_iter_ : int
+        Epochs after which the kept weights were reached; `n_iter_` without early stopping.
+    loss_curve_ : list of float
+        Mean training loss of each epoch; with ``l2_mode="loss"`` the penalty at its end
+        is included.
+    validation_loss_curve_ : list of float or None
+        Validation loss after each epoch; None without early stopping.
+    coefs_ : list of ndarray of shape (n_in, n_out)
+        Weights of each layer.
+    intercepts_ : list of ndarray of shape (n_out,)
+        Biases of each layer; with batch norm of the output layer alone.
+    gammas_, betas_ : list of ndarray of shape (n_units,)
+        Scales and shifts of batch norm.
+    l2_report_ : list of RoleReport
+        For each role its number of parameters, L2 strength and decay budget, the sum of
+        lr * l2 over the steps: the e-folds by which decay alone would have shrunk it.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if `X` had any.
+
+    Notes
+    -----
+    With `n_ensemble` > 1 the attributes from `n_iter_` to `l2_report_` are those of the first member.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sk_bnreg import BNMLPClassifier
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), BNMLPClassifier(random_state=0))
+    >>> bool(cross_val_score(model, X, y).mean() > 0.96)
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **BaseBNMLP._parameter_constraints,
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(128, 128),
+        activation="relu",
+        *,
+        batch_norm=True,
+        dropout=0.0,
+        l2=1.0,
+        l2_budget=None,
+        l2_targets="weights",
+        l2_mode="decoupled",
+        solver="adam",
+        batch_size="auto",
+        learning_rate="one-cycle",
+        learning_rate_init=0.01,
+        max_iter=30,
+        momentum=0.9,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        batch_norm_eps=1e-5,
+        early_stopping="auto",
+        validation_fraction=0.1,
+        n_iter_no_change=np.inf,
+        tol=1e-4,
+        class_weight=None,
+        n_ensemble=8,
+        numeric_embedding="periodic",
+        warm_start=False,
+        random_state=None,
+        device="cpu",
+        dtype="float32",
+        callbacks=None,
+        verbose=False,
+    ):
+        super().__init__(
+            hidden_layer_sizes,
+            activation,
+            batch_norm=batch_norm,
+            dropout=dropout,
+            l2=l2,
+            l2_budget=l2_budget,
+            l2_targets=l2_targets,
+            l2_mode=l2_mode,
+            solver=solver,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init,
+            max_iter=max_iter,
+            momentum=momentum,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            batch_norm_eps=batch_norm_eps,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            n_ensemble=n_ensemble,
+            numeric_embedding=numeric_embedding,
+            warm_start=warm_start,
+            random_state=random_state,
+            device=device,
+            dtype=dtype,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Train for one epoch at `learning_rate_init`, from where the last call ended.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The features.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            The target.
+        classes : array-like of shape (n_classes,), default=None
+            All classes that will ever come; needed in the first call.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+        """
+        if self.class_weight == "balanced":
+            raise ValueError("class_weight='balanced' is not known before all rows are; give partial_fit a dict.")
+        _check_partial_fit_first_call(self, classes)
+        return self._partial_fit(X, y, sample_weight, self.classes_)
+
+    def predict(self, X):
+        """Predict the most probable class, or each label with a probability over 1/2.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_labels)
+        """
+        probability = self.predict_proba(X)
+        if self._multilabel:
+            return (probability > 0.5).astype(np.int64)
+        return self.classes_[probability.argmax(axis=1)]
+
+    def predict_proba(self, X):
+        """Estimate probabilities, the mean over the ensemble's members.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes) or (n_samples, n_labels)
+            Columns are in the order of `classes_`.
+        """
+        outputs = self._outputs(X)  # (M, C, n_samples)
+        if self._loss()[0] == "multiclass":
+            return softmax(outputs, axis=1).mean(axis=0).T
+        probability = expit(outputs).mean(axis=0).T
+        if self._multilabel:
+            return probability
+        if len(self.classes_) == 1:
+            return np.ones_like(probability)
+        return np.hstack([1 - probability, probability])
+
+    def predict_log_proba(self, X):
+        """Return the logarithm of `predict_proba`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes) or (n_samples, n_labels)
+        """
+        return np.log(self.predict_proba(X))
+
+    def _learn_target(self, y, weight, classes, final):
+        del weight, final
+        kind = type_of_target(y, input_name="y")
+        if kind not in ("binary", "multiclass", "multilabel-indicator"):
+            check_classification_targets(y)
+            raise ValueError("y must have one column or be 0/1 labels, got several columns of classes.")
+        self._multilabel = kind == "multilabel-indicator"
+        if classes is not None:
+            self.classes_ = np.asarray(classes)
+        elif self._multilabel:
+            self.classes_ = np.arange(y.shape[1])
+        else:
+            self.classes_ = np.unique(y)
+
+    def _is_known(self, y):
+        return np.ones(len(y), dtype=bool) if self._multilabel else np.isin(y, self.classes_)
+
+    def _encode(self, y):
+        if self._multilabel:
+            _check_columns(y, len(self.classes_))
+            return torch.as_tensor(y, dtype=torch.float64)
+        if not self._is_known(y).all():
+            unknown = sorted(set(np.unique(y)) - set(self.classes_))
+            raise ValueError(f"y has classes {unknown} that are not in classes_={self.classes_}.")
+        codes = torch.as_tensor(np.searchsorted(self.classes_, y), dtype=torch.int64)
+        return codes if len(self.classes_) > 2 else codes[:, None].double()
+
+    def _learn_class_weight(self, y, weight):
+        self._class_weights = None
+        if self.class_weight is not None and not self._multilabel:
+            self._class_weights = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=y, sample_weight=weight
+            )
+
+    def _add_class_weight(self, y, weight):
+        if self.class_weight is None:
+            return weight
+        if self._multilabel:
+            by_row = compute_sample_weight(self.class_weight, y)
+        else:
+            by_row = self._class_weights[np.searchsorted(self.classes_, y)]
+        return by_row if weight is None else by_row * weight
+
+    def _stratified(self):
+        return not self._multilabel
+
+    def _loss(self):
+        n_classes = len(self.classes_)
+        if self._multilabel:
+            return "binary", n_classes
+        return ("binary", 1) if n_classes <= 2 else ("multiclass", n_classes)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def _check_columns(y, n_columns):
+    given = 1 if y.ndim == 1 else y.shape[1]
+    if given != n_columns:
+        raise ValueError(f"y must have {n_columns} columns as in the first fit, got {given}.")
+
+
+class BNMLPRegressor(RegressorMixin, BaseBNMLP):
+    """Multilayer perceptron regressor with batch norm and L2 on the parameters of your choice.
+
+    It minimises half the mean squared error of the targets, which it standardises
+    inside, plus, for each role of parameters, ``l2 / 2 * ||theta_role||^2``. Arguments that
+    `sklearn.neural_network.MLPRegressor` has too mean the same here, but ``alpha``: there
+    the penalty is divided by the rows of a batch, so ``l2 = alpha / batch_size`` with
+    ``l2_mode="loss"``.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int, array-like of int or str, default=(128, 128)
+        Units of each hidden layer; () is a linear model. "128-128" is the same as text, for
+        searches whose storage keeps text and numbers alone.
+    activation : {"identity", "logistic", "tanh", "relu", "gelu", "silu"}, default="relu"
+        Activation of the hidden layers.
+    batch_norm : bool, default=True
+        Normalise each hidden layer over the batch before its activation, with a scale
+        gamma and a shift beta per unit (Ioffe & Szegedy 2015). Predictions use running
+        statistics: the mean over the first ten steps, then with momentum 0.1.
+    dropout : float, default=0.0
+        Share of hidden units dropped in training, in [0, 1).
+    l2 : float or mapping of role to float, default=1.0
+        Strength of the penalty ``l2 / 2 * ||theta||^2``, whose gradient is l2 * theta
+        (torch's ``weight_decay``); it does not depend on the batch size. A mapping gives
+        each role its own strength, and `l2_targets` is not consulted.
+    l2_budget : float or None, default=None
+        The penalty as a decay budget D, in place of `l2`: `fit` takes the strength whose sum of
+        lr * l2 over all planned steps is D, the e-folds by which decay alone would shrink a
+        parameter. So a search tunes learning rate and penalty apart. Not with Adam and
+        ``l2_mode="loss"``, where D does not exist.
+    l2_targets : {"weights", "weights+gamma+beta", "all", "none"} or tuple of roles, default="weights"
+        What `l2` penalises. The roles are "hidden_weights", "output_weights" (together
+        "weights"), "biases", "gamma" and "beta". A role that the network lacks is empty.
+    l2_mode : {"decoupled", "loss"}, default="decoupled"
+        "decoupled": theta -= lr * l2 * theta beside the solver's step (AdamW). "loss": the
+        penalty's gradient goes through the solver; with Adam, each parameter's decay is then
+        divided by the scale of its own gradient, and a good `l2` is a thousand times smaller.
+    solver : {"adam", "sgd"}, default="adam"
+        The solver; "sgd" is with momentum.
+    batch_size : int or "auto", default="auto"
+        Rows of a minibatch; "auto" is 200, 128, 64 or 32, the largest that gives at least 12
+        batches, and for up to 64 rows one batch. A last batch of one row joins the batch before it.
+    learning_rate : {"constant", "cosine", "one-cycle"}, default="one-cycle"
+        Schedule of the learning rate over `max_iter` epochs; `learning_rate_init` is
+        its largest value.
+    learning_rate_init : float, default=0.01
+        Largest learning rate.
+    max_iter : int, default=30
+        Epochs; at most, where training can stop early.
+    momentum : float, default=0.9
+        Momentum of "sgd", in [0, 1).
+    beta_1 : float, default=0.9
+        Decay of Adam's first moment.
+    beta_2 : float, default=0.999
+        Decay of Adam's second moment.
+    epsilon : float, default=1e-8
+        Adam's guard against division by zero.
+    batch_norm_eps : float, default=1e-5
+        Added to the variance in batch norm.
+    early_stopping : bool or "auto", default="auto"
+        Set rows aside and keep the weights of the epoch with the lowest loss on them, and
+        stop as `n_iter_no_change` says. "auto" does so with more than 200 rows and when `X_val` is given.
+    validation_fraction : float, default=0.1
+        Share of the rows set aside for early stopping.
+    n_iter_no_change : int, default=inf
+        Epochs without an improvement of the validation loss by `tol` before training
+        stops; without early stopping, of the training loss, if the learning rate is
+        constant. By default training goes on to the end of its schedule.
+    tol : float, default=1e-4
+        The least improvement of the loss that counts.
+    n_ensemble : int, default=8
+        Networks trained from different seeds, at once; predictions are their mean. Each
+        sets aside other rows for early stopping.
+    numeric_embedding : {"periodic"} or None, default="periodic"
+        "periodic": the first layer is given, beside each feature of more than two values, three
+        learned mixtures of 8 cosines of it with learned frequencies (Gorishniy et al. 2022), so
+        that it can bend and jump. With more than 256 such features none is.
+    warm_start : bool, default=False
+        Go on from the weights of the last `fit`, with a new schedule and solver state.
+    random_state : int, RandomState instance or None, default=None
+        Determines initial weights, row order, dropout and the early-stopping rows.
+    device : str or torch.device, default="cpu"
+        Where to train and predict, such as "cuda".
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the computation.
+    callbacks : list of skorch callbacks or None, default=None
+        Given to the skorch net `net_`. They see a row per epoch in ``net.history``, with
+        "train_loss" and, with early stopping, "valid_loss".
+    verbose : bool, default=False
+        Print the loss after every epoch.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        The trained net: ``net_.history``, ``net_.save_params``, ``net_.module_``.
+    n_iter_ : int
+        Epochs trained.
+    best_iter_ : int
+        Epochs after which the kept weights were reached; `n_iter_` without early stopping.
+    loss_curve_ : list of float
+        Mean training loss of each epoch; with ``l2_mode="loss"`` the penalty at its end
+        is included.
+    validation_loss_curve_ : list of float or None
+        Validation loss after each epoch; None without early stopping.
+    coefs_ : list of ndarray of shape (n_in, n_out)
+        Weights of each layer.
+    intercepts_ : list of ndarray of shape (n_out,)
+        Biases of each layer; with batch norm of the output layer alone.
+    gammas_, betas_ : list of ndarray of shape (n_units,)
+        Scales and shifts of batch norm.
+    l2_report_ : list of RoleReport
+        For each role its number of parameters, L2 strength and decay budget, the sum of
+        lr * l2 over the steps: the e-folds by which decay alone would have shrunk it.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if `X` had any.
+
+    Notes
+    -----
+    With `n_ensemble` > 1 the attributes from `n_iter_` to `l2_report_` are those of the first member.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sk_bnreg import BNMLPRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), BNMLPRegressor(random_state=0))
+    >>> bool(cross_val_score(model, X, y).mean() > 0.3)
+    True
+    """
+
+    def partial_fit(self, X, y, sample_weight=None):
+        """Train for one epoch at `learning_rate_init`, from where the last call ended.
+
+        The first call's targets decide the scale on which all are standardised.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The features.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            The targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+        """
+        return self._partial_fit(X, y, sample_weight)
+
+    def predict(self, X):
+        """Predict the targets, the mean over the ensemble's members.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_targets)
+        """
+        prediction = self._outputs(X).mean(axis=0).T * self._target_scale + self._target_mean
+        return prediction[:, 0] if self._single_target else prediction
+
+    def _learn_target(self, y, weight, classes, final):
+        del classes
+        self._single_target = y.ndim == 1
+        y = y.reshape(len(y), -1)
+        size = np.abs(y).max(axis=0)  # whose square may be too small a number
+        if size.max() > LARGEST:
+            raise ValueError(f"y must be at most {LARGEST:g} in size, or squared errors overflow, got {size.max():g}.")
+        size[size == 0] = 1.0
+        mean = np.average(y / size, axis=0, weights=weight)
+        self._target_mean = mean * size
+        scale = np.sqrt(np.average((y / size - mean) ** 2, axis=0, weights=weight)) * size
+        constant = scale <= 10 * np.finfo(float).eps * np.abs(self._target_mean)
+        # scale 0 predicts the mean; in a partial_fit other values may come
+        self._target_scale = np.where(constant, 0.0 if final else 1.0, scale)
+
+    def _is_known(self, y):
+        return np.ones(len(y), dtype=bool)
+
+    def _encode(self, y):
+        _check_columns(y, len(self._target_mean))
+        scale = np.where(self._target_scale > 0, self._target_scale, 1.0)
+        return torch.as_tensor((y.reshape(len(y), -1) - self._target_mean) / scale)
+
+    def _learn_class_weight(self, y, weight):
+        del y, weight
+
+    def _add_class_weight(self, y, weight):
+        del y
+        return weight
+
+    def _stratified(self):
+        return False
+
+    def _loss(self):
+        return "squared", len(self._target_mean)

@@ -1,0 +1,284 @@
+"""StackedGridSearchCV and StackedRandomizedSearchCV: scikit-learn's searches that train candidates together."""
+
+import time
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.base import is_classifier
+from sklearn.callback import with_callbacks
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.utils import indexable
+from sklearn.utils.validation import _check_method_params
+
+from sk_bnreg.search.evaluation import Evaluation, candidate_of
+
+OWN_CONSTRAINTS = {"racing": ["boolean"]}
+
+
+class StackedSearch(BaseSearchCV):
+    """`fit` for all searches: as scikit-learn's, but for who is trained with whom."""
+
+    @with_callbacks
+    def fit(self, X, y=None, **params):
+        """Train and score every candidate on every fold, then fit the best one on all rows.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            The features.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The target.
+        **params : dict
+            `groups` for the splitter; the rest goes to `fit` of the estimator, cut to the rows of
+            the fold where it has one entry per row. With metadata routing, as routed.
+
+        Returns
+        -------
+        self : object
+            The search, fitted.
+        """
+        self._validate_params()
+        scorer, refit_metric = self._get_scorers()
+        X, y = indexable(X, y)
+        params = _check_method_params(X, params)
+        routed = self._get_routed_params_for_fit(params)
+        weight = params.get("sample_weight")
+        about = {"X": X, "y": y, "metadata": None if weight is None else {"sample_weight": weight}, "estimator": self}
+        context = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
+        context.call_on_fit_task_begin(**about)
+
+        cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        self.n_splits_ = cv.get_n_splits(X, y, **routed.splitter.split)
+        splits = list(cv.split(X, y, **routed.splitter.split))
+        if len(splits) != self.n_splits_:
+            raise ValueError(f"cv announced {self.n_splits_} splits and made {len(splits)}.")
+        evaluation = Evaluation(self, X, y, splits, scorer, routed.estimator.fit, routed.scorer.score)
+        results, first_scores = self._evaluate(evaluation, refit_metric, context)
+        self.multimetric_ = isinstance(first_scores, dict)
+        if callable(self.scoring) and self.multimetric_:
+            self._check_refit_for_multimetric(first_scores)
+            refit_metric = self.refit
+        if self.refit or not self.multimetric_:
+            self.best_index_ = self._select_best_index(self.refit, refit_metric, results)
+            if not callable(self.refit):
+                self.best_score_ = results[f"mean_test_{refit_metric}"][self.best_index_]
+            self.best_params_ = results["params"][self.best_index_]
+        if self.refit:
+            self._refit(about, routed.estimator.fit, context)
+        self.scorer_ = getattr(scorer, "_scorers", scorer)
+        self.cv_results_ = results
+        context.call_on_fit_task_end(**about)
+        return self
+
+    def _evaluate(self, evaluation, refit_metric, context):
+        """Run all candidates; return `cv_results_` and one fold's test scores."""
+        del refit_metric
+        tried, scores, more, results, splits = [], [], {}, {}, evaluation.splits
+
+        def evaluate_candidates(candidates, more_results=None, callback_ctx=None):
+            nonlocal results
+            candidates = list(candidates)
+            if self.verbose > 0:
+                n_fits = len(candidates) * len(splits)
+                print(f"Fitting {len(splits)} folds for each of {len(candidates)} candidates, totalling {n_fits} fits")
+            found, n_scored = evaluation.run(candidates, callback_ctx)
+            scores.extend(found)
+            tried.extend(candidates)
+            raced = {"n_splits_scored": n_scored} if self.racing else {}
+            for name, values in {**(more_results or {}), **raced}.items():
+                more.setdefault(name, []).extend(values)
+            results = self._format_results(tried, len(splits), scores, more)
+            return results
+
+        self._run_search(evaluate_candidates, callback_ctx=context)
+        return results, scores[0]["test_scores"]
+
+    def _format_results(self, candidate_params, n_splits, out, more_results=None):
+        """Format as scikit-learn does; then blank the folds that were spared and rank behind who was stopped."""
+        results = super()._format_results(candidate_params, n_splits, out, more_results)
+        if "n_splits_scored" not in results:
+            return results
+        n_scored = np.asarray(results["n_splits_scored"])
+        behind = np.isfinite(results.get("stopped_epoch", np.full(len(n_scored), np.nan)))
+        for mean in [name for name in results if name.startswith(("mean_test", "mean_train"))]:
+            name = mean.removeprefix("mean_")
+            columns = [f"split{split}_{name}" for split in range(n_splits)]
+            scores = np.column_stack([results[column] for column in columns])
+            results[f"std_{name}"] = np.array([row[:n].std() for row, n in zip(scores, n_scored, strict=True)])
+            results.update(
+                zip(columns, np.where(np.arange(n_splits)[:, None] < n_scored, scores.T, np.nan), strict=True)
+            )
+            if f"rank_{name}" in results:
+                keys = np.column_stack([behind, -n_scored, -np.nan_to_num(results[mean], nan=-np.inf)])
+                _, places = np.unique(keys, axis=0, return_inverse=True)
+                results[f"rank_{name}"] = rankdata(places, method="min").astype(np.int32)
+        return results
+
+    def _refit(self, about, fit_params, context):
+        self.best_estimator_ = candidate_of(self.estimator, self.best_params_)
+        subcontext = context.subcontext(task_name="refit-with-best-params")
+        with subcontext.propagate_callback_context(self.best_estimator_):
+            subcontext.call_on_fit_task_begin(**about)
+            start = time.time()
+            self.best_estimator_.fit(about["X"], about["y"], **fit_params)
+            self.refit_time_ = time.time() - start
+        if hasattr(self.best_estimator_, "feature_names_in_"):
+            self.feature_names_in_ = self.best_estimator_.feature_names_in_
+        subcontext.call_on_fit_task_end(**about)
+
+
+class StackedGridSearchCV(GridSearchCV, StackedSearch):
+    """`GridSearchCV` that trains candidates and folds together.
+
+    The result is scikit-learn's: the same parameters, `cv_results_` and scores; on a CPU each network is the same
+    to the bit, on a GPU to rounding. Steps before the network are fitted once per fold and distinct setting. Another
+    kind of model, or a network with callbacks of its own, is fitted by itself. Callbacks such as `ProgressBar` see
+    candidates and folds, not epochs.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A BNMLPClassifier or BNMLPRegressor, or a Pipeline or TransformedTargetRegressor that
+        ends in one.
+    param_grid : dict or list of dict
+        Values to try by name of the parameter. ``{}`` cross-validates the estimator as it is.
+    scoring, refit, cv, verbose, error_score, return_train_score
+        As in `sklearn.model_selection.GridSearchCV`.
+    n_jobs : int or None, default=None
+        Processes, through joblib, that also fit the steps before the network and score. Each trains up to 64 networks
+        at a time, on as many threads as torch may use there.
+    pre_dispatch : int or str, default="2*n_jobs"
+        Such sets of networks sent out ahead of their turn.
+    racing : bool, default=False
+        Whether only the better candidates go through all folds: all run on the first, the best
+        third of them on the second, the best ninth on the others, which is a third of the work
+        with 5 folds. A candidate that left keeps the mean score of its folds, ranks behind all
+        that went further, and has nan for the other folds; `n_splits_scored` in `cv_results_`
+        has the number. With several scores the one that `refit` names decides.
+
+    Attributes
+    ----------
+    cv_results_, best_estimator_, best_score_, best_params_, best_index_, scorer_, n_splits_, \
+refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
+        As in `sklearn.model_selection.GridSearchCV`. `mean_fit_time` is a candidate's share of
+        the time of those trained with it, in seconds.
+
+    See Also
+    --------
+    fit_stack : Trains any list of networks together.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_bnreg import BNMLPClassifier, StackedGridSearchCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> grid = {"batch_norm": [False, True], "l2": [0.1, 1.0]}
+    >>> search = StackedGridSearchCV(BNMLPClassifier(random_state=0), grid).fit(X, y)
+    >>> bool(search.best_score_ > 0.9), len(search.cv_results_["params"])
+    (True, 4)
+    """
+
+    _parameter_constraints = {**GridSearchCV._parameter_constraints, **OWN_CONSTRAINTS}
+
+    def __init__(
+        self,
+        estimator,
+        param_grid,
+        *,
+        scoring=None,
+        n_jobs=None,
+        refit=True,
+        cv=None,
+        verbose=0,
+        pre_dispatch="2*n_jobs",
+        error_score=np.nan,
+        return_train_score=False,
+        racing=False,
+    ):
+        super().__init__(
+            estimator,
+            param_grid,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            verbose=verbose,
+            pre_dispatch=pre_dispatch,
+            error_score=error_score,
+            return_train_score=return_train_score,
+        )
+        self.racing = racing
+
+
+class StackedRandomizedSearchCV(RandomizedSearchCV, StackedSearch):
+    """`RandomizedSearchCV` that trains candidates and folds together.
+
+    See `StackedGridSearchCV` for what is trained with what.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A BNMLPClassifier or BNMLPRegressor, or a Pipeline or TransformedTargetRegressor that
+        ends in one.
+    param_distributions : dict or list of dict
+        Distributions (with a method ``rvs``) or lists of values by name of the parameter.
+    n_iter : int, default=10
+        Candidates to draw.
+    random_state : int, RandomState instance or None, default=None
+        Determines the candidates.
+    scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score, racing
+        As in `StackedGridSearchCV`.
+
+    Attributes
+    ----------
+    cv_results_, best_estimator_, best_score_, best_params_, best_index_, scorer_, n_splits_, \
+refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
+        As in `StackedGridSearchCV`.
+
+    Examples
+    --------
+    >>> from scipy.stats import loguniform
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_bnreg import BNMLPClassifier, StackedRandomizedSearchCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> space = {"learning_rate_init": loguniform(1e-3, 1e-1), "dropout": [0.0, 0.2]}
+    >>> search = StackedRandomizedSearchCV(BNMLPClassifier((16,), random_state=0), space, random_state=0)
+    >>> sorted(search.fit(X, y).best_params_)
+    ['dropout', 'learning_rate_init']
+    """
+
+    _parameter_constraints = {**RandomizedSearchCV._parameter_constraints, **OWN_CONSTRAINTS}
+
+    def __init__(
+        self,
+        estimator,
+        param_distributions,
+        *,
+        n_iter=10,
+        scoring=None,
+        n_jobs=None,
+        refit=True,
+        cv=None,
+        verbose=0,
+        pre_dispatch="2*n_jobs",
+        random_state=None,
+        error_score=np.nan,
+        return_train_score=False,
+        racing=False,
+    ):
+        super().__init__(
+            estimator,
+            param_distributions,
+            n_iter=n_iter,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            verbose=verbose,
+            pre_dispatch=pre_dispatch,
+            random_state=random_state,
+            error_score=error_score,
+            return_train_score=return_train_score,
+        )
+        self.racing = racing

@@ -1,0 +1,352 @@
+"""Comparing models: two on the folds of one cross-validation, two or more across data sets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+N_DRAWS = 50_000  # of the posterior of the Bayesian signed-rank test
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The difference of two models' scores over folds.
+
+    Attributes
+    ----------
+    mean : float
+        Mean difference.
+    low, high : float
+        Corrected 95 % interval of the mean.
+    p_value : float
+        Two-sided corrected t-test of no difference.
+    p_worse, p_equivalent, p_better : float
+        Posterior probability that the difference is below -rope, within it, above it.
+    rope : float
+        Half-width of the region of practical equivalence, in units of the score.
+    resolution : float
+        The smallest rope for which this many folds, with this spread, could ever
+        declare equivalence.
+    n_folds : int
+        Differences that went in.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+    p_worse: float
+    p_equivalent: float
+    p_better: float
+    rope: float
+    resolution: float
+    n_folds: int
+
+    @property
+    def verdict(self) -> str:
+        """ "redundant", "helps", "hurts" (each with a probability over 0.95) or "undecided"."""
+        return _verdict(self)
+
+    def summary(self) -> str:
+        """Return the result as one sentence."""
+        sentence = f"Mean difference {self.mean:+z.4f} over {self.n_folds} folds, corrected 95 % interval "
+        sentence += f"{self.low:+z.4f} to {self.high:+z.4f}; {_probabilities(self)}"
+        if self.verdict == "undecided":
+            return f"{sentence}; with this spread {self.n_folds} folds can confirm {self.resolution:.4f}."
+        return f"{sentence}."
+
+
+def contrast(differences: Sequence[float] | np.ndarray, *, test_ratio: float, rope: float) -> Contrast:
+    """Judge the differences of two models on the folds of one cross-validation.
+
+    The folds share training rows, so their differences are correlated; the variance of
+    the mean is var * (1 / n_folds + n_test / n_train) (Nadeau & Bengio 2003), with
+    n_folds - 1 degrees of freedom. The posterior of the Bayesian correlated t-test
+    (Benavoli et al. 2017) is the t distribution with the same mean and variance.
+
+    Parameters
+    ----------
+    differences : array-like of shape (n_folds,)
+        Score of the one minus score of the other on the same folds; with several seeds,
+        the mean over seeds of each fold.
+    test_ratio : float
+        n_test / n_train of a fold.
+    rope : float
+        Differences smaller than this do not matter, in units of the score.
+
+    Returns
+    -------
+    Contrast
+
+    References
+    ----------
+    Nadeau & Bengio 2003, "Inference for the generalization error", Machine Learning 52.
+    Benavoli, Corani, Demsar & Zaffalon 2017, "Time for a change", JMLR 18.
+
+    Examples
+    --------
+    >>> from sk_bnreg.stats.stats import contrast
+    >>> result = contrast([0.02, 0.03, 0.025, 0.028, 0.022], test_ratio=0.25, rope=0.01)
+    >>> round(result.mean, 4), round(result.low, 4), round(result.high, 4), result.verdict
+    (0.025, 0.0173, 0.0327, 'helps')
+    """
+    d = np.asarray(differences, dtype=float)
+    df = len(d) - 1
+    in_spreads = resolution(len(d), test_ratio)
+    # equal differences leave no spread; a tiny one keeps the distribution defined
+    half = max(in_spreads * float(d.std(ddof=1)), np.sqrt(np.finfo(float).tiny))
+    scale = half / stats.t.ppf(0.975, df)
+    posterior = stats.t(df, loc=d.mean(), scale=scale)
+    return Contrast(
+        mean=float(d.mean()),
+        low=float(d.mean() - half),
+        high=float(d.mean() + half),
+        p_value=float(2 * stats.t.sf(abs(d.mean()) / scale, df)),
+        p_worse=float(posterior.cdf(-rope)),
+        p_equivalent=float(posterior.cdf(rope) - posterior.cdf(-rope)),
+        p_better=float(posterior.sf(rope)),
+        rope=rope,
+        resolution=half,
+        n_folds=len(d),
+    )
+
+
+def resolution(n_folds: int, test_ratio: float) -> float:
+    """Compute the smallest rope for which `n_folds` could ever declare equivalence, before any fit.
+
+    Parameters
+    ----------
+    n_folds : int
+        Folds times repeats.
+    test_ratio : float
+        n_test / n_train of a fold: 1 / (k - 1) with k folds.
+
+    Returns
+    -------
+    float
+        In standard deviations of the fold differences.
+
+    Examples
+    --------
+    >>> from sk_bnreg.stats.stats import resolution
+    >>> round(resolution(5, 1 / 4), 2), round(resolution(100, 1 / 9), 2)
+    (1.86, 0.69)
+    """
+    if n_folds < 2:
+        raise ValueError(f"differences must come from at least 2 folds, got {n_folds}.")
+    return float(stats.t.ppf(0.975, n_folds - 1) * np.sqrt(1 / n_folds + test_ratio))
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Adjust p-values for their number by Holm's step-down method.
+
+    Parameters
+    ----------
+    p_values : array-like of shape (n_tests,)
+
+    Returns
+    -------
+    ndarray of shape (n_tests,)
+        In the order of `p_values`; rejecting those up to alpha has a family-wise error of at most alpha.
+    """
+    return np.array(_holm(tuple(map(float, p_values))))
+
+
+@cache  # statsmodels collects garbage at every call, for a quarter of a second
+def _holm(p_values: tuple[float, ...]) -> tuple[float, ...]:
+    from statsmodels.stats.multitest import multipletests
+
+    return tuple(map(float, multipletests(p_values, method="holm")[1]))
+
+
+@dataclass(frozen=True)
+class SignedRank:
+    """The difference of two models' scores over data sets.
+
+    Attributes
+    ----------
+    median : float
+        Hodges-Lehmann estimate: median of the averages of two differences, of one with itself too.
+    p_value : float
+        Two-sided Wilcoxon signed-rank test; the ranks of zeros are split between the sides.
+    p_worse, p_equivalent, p_better : float
+        Probability by the Bayesian signed-rank test that most lies below -rope, within it, above it.
+    rope : float
+        Half-width of the region of practical equivalence, in units of the score.
+    n_tables : int
+        Differences that went in.
+    """
+
+    median: float
+    p_value: float
+    p_worse: float
+    p_equivalent: float
+    p_better: float
+    rope: float
+    n_tables: int
+
+    @property
+    def verdict(self) -> str:
+        """ "redundant", "helps", "hurts" (each with a probability over 0.95) or "undecided"."""
+        return _verdict(self)
+
+    def summary(self) -> str:
+        """Return the result as one sentence."""
+        sentence = f"Median difference {self.median:+z.4f} over {self.n_tables} tables, Wilcoxon p = {self.p_value:.3g}"
+        return f"{sentence}; {_probabilities(self)}."
+
+
+def signed_rank(differences: Sequence[float] | np.ndarray, *, rope: float, random_state: int | None = 0) -> SignedRank:
+    """Judge the differences of two models over data sets.
+
+    The Bayesian signed-rank test puts a Dirichlet process with a pseudo-observation of weight
+    0.5 at zero on the differences; each of 50,000 draws from the posterior counts for the
+    region in which the average of two differences is likeliest to fall (Benavoli et al. 2014,
+    "A Bayesian Wilcoxon signed-rank test based on the Dirichlet process", ICML).
+
+    Parameters
+    ----------
+    differences : array-like of shape (n_tables,)
+        Score of the one minus score of the other, one mean per data set.
+    rope : float
+        Differences smaller than this do not matter, in units of the score.
+    random_state : int or None, default=0
+        Seed of the draws.
+
+    Returns
+    -------
+    SignedRank
+
+    Examples
+    --------
+    >>> from sk_bnreg.stats.stats import signed_rank
+    >>> result = signed_rank([0.02, 0.03, 0.025, 0.04, -0.001, 0.05, 0.03, 0.02], rope=0.01)
+    >>> round(result.median, 4), round(result.p_value, 4), result.verdict
+    (0.0263, 0.0156, 'helps')
+    """
+    d = np.asarray(differences, dtype=float)
+    if not len(d) or not np.isfinite(d).all():
+        raise ValueError(f"differences must be finite numbers of at least 1 table, got {differences!r}.")
+    pairs = np.triu_indices(len(d))
+    worse, equivalent, better = _bayesian_signed_rank(d, rope, random_state)
+    median = float(np.median((d[pairs[0]] + d[pairs[1]]) / 2))
+    return SignedRank(median, _wilcoxon(d), worse, equivalent, better, rope, len(d))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The ranks of three or more schemes over data sets.
+
+    `mean_ranks` and `pairs` are what `scikit_posthocs.critical_difference_diagram` asks for.
+
+    Attributes
+    ----------
+    mean_ranks : Series
+        Mean rank of each scheme, 1 for the best; equal scores share the average of their ranks.
+    statistic, p_value : float
+        Friedman's chi-squared, corrected for ties, and its p-value.
+    pairs : DataFrame
+        p-value of each pair: Wilcoxon signed-rank test paired by table, adjusted by Holm's method.
+    n_tables : int
+        Data sets that went in.
+    """
+
+    mean_ranks: "pd.Series"
+    statistic: float
+    p_value: float
+    pairs: "pd.DataFrame"
+    n_tables: int
+
+    def summary(self) -> str:
+        """Return the result as one sentence, with the pairs that differ at 5 %."""
+        ranks = ", ".join(f"{name} {rank:.2f}" for name, rank in self.mean_ranks.sort_values().items())
+        names, p = list(self.pairs), self.pairs.to_numpy()
+        pairs = [(i, j) for i, j in combinations(range(len(names)), 2) if p[i, j] < 0.05]
+        differ = ", ".join(f"{names[i]} and {names[j]} (p = {p[i, j]:.3g})" for i, j in pairs)
+        sentence = f"Mean ranks over {self.n_tables} tables: {ranks}; "
+        sentence += f"Friedman chi-squared {self.statistic:.2f}, p = {self.p_value:.3g}; "
+        return f"{sentence}schemes that differ at 5 % after Holm's adjustment: {differ or 'none'}."
+
+
+def ranking(scores: "pd.DataFrame") -> Ranking:
+    """Rank three or more schemes over data sets.
+
+    Parameters
+    ----------
+    scores : DataFrame of shape (n_tables, n_schemes)
+        A row per data set, a column per scheme; greater is better.
+
+    Returns
+    -------
+    Ranking
+
+    References
+    ----------
+    Demsar 2006, "Statistical comparisons of classifiers over multiple data sets", JMLR 7.
+    Benavoli et al. 2016, "Should we really use post-hoc tests based on mean-ranks?", JMLR 17.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sk_bnreg.stats.stats import ranking
+    >>> result = ranking(pd.DataFrame({"a": [3, 5, 2], "b": [2, 4, 1], "c": [1, 4, 0]}))
+    >>> result.mean_ranks.round(2).to_dict()
+    {'a': 1.0, 'b': 2.17, 'c': 2.83}
+    """
+    import pandas as pd
+
+    n_tables, n_schemes = scores.shape
+    if n_schemes < 3:
+        raise ValueError(f"scores must have at least 3 schemes, got {n_schemes}; for two, use signed_rank.")
+    values = scores.to_numpy(dtype=float)
+    if not n_tables or not np.isfinite(values).all():
+        raise ValueError("scores must have at least 1 table and a finite number for every table and scheme.")
+    # Friedman's correction for ties divides by zero where every table is one tie
+    tied = (values == values[:, :1]).all()
+    statistic, p_value = (0.0, 1.0) if tied else stats.friedmanchisquare(*values.T)
+    upper = np.triu_indices(n_schemes, 1)
+    p_values = np.ones((n_schemes, n_schemes))
+    p_values[upper] = holm([_wilcoxon(values[:, i] - values[:, j]) for i, j in zip(*upper, strict=True)])
+    pairs = pd.DataFrame(np.minimum(p_values, p_values.T), index=scores.columns, columns=scores.columns)
+    mean_ranks = scores.rank(axis=1, ascending=False).mean()
+    return Ranking(mean_ranks, float(statistic), float(p_value), pairs, n_tables)
+
+
+def _verdict(result: Contrast | SignedRank) -> str:
+    words = {"redundant": result.p_equivalent, "helps": result.p_better, "hurts": result.p_worse}
+    word = max(words, key=lambda name: words[name])
+    return word if words[word] > 0.95 else "undecided"
+
+
+def _probabilities(result: Contrast | SignedRank) -> str:
+    chances = f"P(worse) {result.p_worse:.3f}, P(equivalent) {result.p_equivalent:.3f}, P(better) {result.p_better:.3f}"
+    return f"{chances} with rope {result.rope:g}: {result.verdict}"
+
+
+def _wilcoxon(differences: np.ndarray) -> float:
+    """Return the two-sided p-value, 1 if no difference is left."""
+    return float(stats.wilcoxon(differences, zero_method="zsplit").pvalue) if differences.any() else 1.0
+
+
+def _bayesian_signed_rank(d: np.ndarray, rope: float, random_state: int | None) -> list[float]:
+    """Return the probabilities of worse, equivalent and better."""
+    rng = np.random.default_rng(random_state)
+    points = np.append(d, 0.0)
+    sums = points[:, None] + points
+    # a sum on the rope's edge counts half on either side
+    below, above = np.heaviside(-sums - 2 * rope, 0.5), np.heaviside(sums - 2 * rope, 0.5)
+    wins = np.zeros(3)
+    for _ in range(N_DRAWS // 1000):  # a thousand draws in memory at a time
+        weights = rng.dirichlet(np.append(np.ones(len(d)), 0.5), 1000)
+        worse, better = (((weights @ side) * weights).sum(axis=1) for side in (below, above))
+        shares = np.stack([worse, 1 - worse - better, better])
+        largest = shares == shares.max(axis=0)
+        wins += (largest / largest.sum(axis=0)).sum(axis=1)
+    return list(wins / N_DRAWS)

@@ -1,0 +1,536 @@
+"""SchemeComparison: what the scores of regularisation schemes on the same folds say."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone, is_classifier
+from sklearn.metrics import get_scorer_names
+from sklearn.model_selection import BaseShuffleSplit, check_cv
+
+from sk_bnreg.engine.roles import l2_by_role
+from sk_bnreg.report.displays import find_network
+from sk_bnreg.search.evaluation import candidate_of
+from sk_bnreg.stats.stats import Contrast, contrast, holm
+
+_PENALTIES = {"none": "", "weights": "l2", "weights+gamma+beta": "l2+gamma+beta", "all": "l2+all"}
+
+
+def scheme_name(batch_norm: bool, l2_targets: str | tuple[str, ...], l2_mode: str = "decoupled") -> str:
+    """Name a scheme by what it does; schemes of one name train the same networks.
+
+    Examples
+    --------
+    >>> from sk_bnreg.study.comparison import scheme_name
+    >>> scheme_name(False, "weights+gamma+beta"), scheme_name(True, "none", "loss"), scheme_name(True, ("gamma",))
+    ('l2', 'bn', 'bn+l2 on gamma')
+    """
+    roles = _roles(batch_norm, l2_targets)
+    known = {_roles(batch_norm, targets): name for targets, name in reversed(_PENALTIES.items())}
+    penalty = known.get(roles, f"l2 on {', '.join(sorted(roles))}")
+    name = "+".join(filter(None, ("bn" if batch_norm else "", penalty))) or "plain"
+    return f"{name} (loss)" if roles and l2_mode == "loss" else name
+
+
+def _roles(batch_norm: bool, l2_targets: str | tuple[str, ...]) -> frozenset[str]:
+    """Return the roles that are penalised and there."""
+    absent = () if batch_norm else ("gamma", "beta")
+    return frozenset(role for role, l2 in l2_by_role(1.0, l2_targets).items() if l2 and role not in absent)
+
+
+def _factorial() -> dict[str, dict[str, Any]]:
+    """Return batch_norm x l2_targets x l2_mode, each kind of network once."""
+    schemes: dict[str, dict[str, Any]] = {}
+    for mode, batch_norm, targets in product(("decoupled", "loss"), (False, True), _PENALTIES):
+        params = {"batch_norm": batch_norm, "l2_targets": targets} | ({"l2_mode": mode} if mode == "loss" else {})
+        schemes.setdefault(scheme_name(batch_norm, targets, mode), params)
+    return schemes
+
+
+SCHEMES = _factorial()  # where l2_mode is not named, the estimator's holds
+DEFAULT_SCHEMES = ("plain", "l2", "bn", "bn+l2", "bn+l2+gamma+beta")
+
+
+class Question(NamedTuple):
+    """Does `subject` matter, given something else: is `scheme` better than `against`?"""
+
+    subject: str
+    given: str
+    scheme: str
+    against: str
+
+
+QUESTIONS = (
+    Question("L2 on the weights", "batch norm", "bn+l2", "bn"),
+    Question("batch norm", "L2", "bn+l2", "l2"),
+    Question("L2 on gamma and beta", "batch norm and L2 on the weights", "bn+l2+gamma+beta", "bn+l2"),
+)
+
+# beginnings of the names of scores whose best value is 1, for which a difference of 0.01 is the default rope
+BOUNDED_SCORES = (
+    "accuracy",
+    "average_precision",
+    "balanced_accuracy",
+    "d2_",
+    "explained_variance",
+    "f1",
+    "jaccard",
+    "matthews",
+    "precision",
+    "r2",
+    "recall",
+    "roc_auc",
+    "top_k_accuracy",
+)
+
+
+def default_rope(scoring: Any) -> float:
+    """Return the largest difference that does not matter, for scores bounded by 1; others must be asked for it."""
+    if isinstance(scoring, str) and scoring not in get_scorer_names():
+        raise ValueError(f"scoring must be a score in sklearn.metrics.get_scorer_names(), got {scoring!r}.")
+    if scoring is None or (isinstance(scoring, str) and scoring.startswith(BOUNDED_SCORES)):
+        return 0.01
+    raise ValueError(f"rope must be given for scoring={scoring!r}: the largest difference that does not matter to you.")
+
+
+def metric_name(estimator: Any, scoring: Any) -> str:
+    """Return the name of the score that `scoring` means for an estimator."""
+    return ("accuracy" if is_classifier(estimator) else "r2") if scoring is None else str(scoring)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the contrast of two schemes says of a question.
+
+    Attributes
+    ----------
+    question : Question
+    contrast : Contrast
+        Of the scores of the question's two schemes.
+    p_holm : float
+        The contrast's p-value, adjusted by Holm's method for all questions asked together.
+    """
+
+    question: Question
+    contrast: Contrast
+    p_holm: float
+
+    def summary(self) -> str:
+        """Return the answer as a clause with its figures."""
+        c, (subject, given, *_) = self.contrast, self.question
+        verb = c.verdict if c.verdict in ("helps", "hurts") else f"is {c.verdict}"
+        return f"{subject} {verb} given {given} ({c.mean:+.4f}, 95 % interval {c.low:+.4f} to {c.high:+.4f})"
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study is going to do.
+
+    Attributes
+    ----------
+    n_rows, n_features : int
+        Of the table.
+    schemes : tuple of str
+    n_candidates, inner_cv : int
+        Settings that each scheme tries, and the inner folds on which it does.
+    n_folds, n_repeats, n_seeds : int
+        Outer folds, how often they are drawn afresh, and networks per tuned scheme and fold.
+    learning_rate : str
+        "tuned" or "fixed".
+    learning_rates, budgets : tuple of float
+        The values tried.
+    metric : str
+    rope : float
+    resolution : float
+        The smallest rope, in standard deviations of the difference between folds, at which
+        so many folds can ever call two schemes equivalent.
+    n_fits : int
+        Different networks to be trained, at most.
+    seconds : float
+        Expected time, from a short calibration; nan without one.
+    random_state : int
+    versions : mapping of str to str
+    """
+
+    n_rows: int
+    n_features: int
+    schemes: tuple[str, ...]
+    n_candidates: int
+    inner_cv: int
+    n_folds: int
+    n_repeats: int
+    n_seeds: int
+    learning_rate: str
+    learning_rates: tuple[float, ...]
+    budgets: tuple[float, ...]
+    metric: str
+    rope: float
+    resolution: float
+    n_fits: int
+    seconds: float
+    random_state: int
+    versions: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def summary(self) -> str:
+        """Return the plan in four lines."""
+        outer = f"{self.n_folds} outer folds" + (f" x {self.n_repeats} repeats" if self.n_repeats > 1 else "")
+        seeds = f" x {self.n_seeds} seeds" if self.n_seeds > 1 else ""
+        time = "" if np.isnan(self.seconds) else f", about {_duration(self.seconds)}"
+        low, high = min(self.learning_rates), max(self.learning_rates)
+        rates = f"{len(self.learning_rates)} learning rates from {low:.2g} to {high:.2g}"
+        if self.learning_rate == "fixed":
+            rates = f"learning rate {low:.2g} in every scheme, not tuned"
+        return (
+            f"{len(self.schemes)} schemes x {self.n_candidates} candidates x {self.inner_cv} inner folds in "
+            f"{outer}{seeds}: at most {self.n_fits:,} network fits{time}.\n"
+            f"Candidates: {rates}; decay budgets D {', '.join(f'{D:g}' for D in self.budgets)}.\n"
+            f"Differences in {self.metric} within {self.rope:g} (the rope) count as none.\n"
+            f"So many folds can confirm that only if the difference between two schemes varies over folds with a "
+            f"standard deviation below {self.rope / self.resolution:.2g}."
+        )
+
+
+@dataclass(frozen=True)
+class SchemeComparison:
+    """What schemes scored on the same folds, and what follows from it.
+
+    Made by `compare_schemes`, or from a search or a study that has been run already.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        A row per scheme, repeat, fold and seed with its score; from `compare_schemes` also
+        the tuned learning rate, l2 and decay budget, inner score, rows, seconds.
+    schemes : dict
+        The schemes by name.
+    metric : str
+        Name of the score; greater is better.
+    rope : float
+        Differences smaller than this do not matter.
+    test_ratio : float
+        n_test / n_train of a fold.
+    tuning : DataFrame or None
+        A row per scheme, repeat, fold and candidate: its settings and mean inner score.
+    best_estimator_ : estimator or None
+        The scheme with the best mean score, tuned and fitted on all rows.
+    plan : StudyPlan or None
+    caveat : str
+        What the way in which the schemes were tuned does to their scores.
+    study : optuna.Study or None
+        The one that `from_study` read, for the report.
+    diagnosis : Diagnosis or None
+        What L2 did in `best_estimator_`.
+    """
+
+    frame: pd.DataFrame
+    schemes: Mapping[str, Mapping[str, Any]]
+    metric: str
+    rope: float
+    test_ratio: float
+    tuning: pd.DataFrame | None = None
+    best_estimator_: Any = None
+    plan: StudyPlan | None = None
+    caveat: str = ""
+    study: Any = None
+    diagnosis: Any = None
+
+    @classmethod
+    def from_cv_results(
+        cls, search: Any, *, rope: float | None = None, test_ratio: float | None = None
+    ) -> "SchemeComparison":
+        """Compare the schemes that a fitted search went through.
+
+        Candidates are gathered by `batch_norm`, `l2_targets` and `l2_mode`, whatever else they
+        varied; a candidate with ``l2=0`` belongs to the scheme without L2, one without a
+        network of ours to none. A scheme's scores are those of its best candidate.
+
+        Parameters
+        ----------
+        search : fitted GridSearchCV or RandomizedSearchCV, stacked or scikit-learn's
+        rope : float, default=None
+            Differences smaller than this do not matter. None is 0.01 for scores whose best
+            value is 1; any other score asks for it.
+        test_ratio : float, default=None
+            n_test / n_train of a fold; None is 1 / (k - 1) if the search had k folds.
+
+        Returns
+        -------
+        SchemeComparison
+            Its `caveat` says what such a selection biases.
+
+        Raises
+        ------
+        ValueError
+            If fewer than two schemes were tried.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_wine
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> from sk_bnreg import BNMLPClassifier, SchemeComparison, StackedGridSearchCV
+        >>> model = make_pipeline(StandardScaler(), BNMLPClassifier((16,), max_iter=10, random_state=0))
+        >>> grid = {"bnmlpclassifier__batch_norm": [True, False], "bnmlpclassifier__l2": [0.0, 1.0]}
+        >>> search = StackedGridSearchCV(model, grid).fit(*load_wine(return_X_y=True))
+        >>> sorted(SchemeComparison.from_cv_results(search).schemes)
+        ['bn', 'bn+l2', 'l2', 'plain']
+        """
+        results, scoring = search.cv_results_, search.scoring
+        score = "score"
+        if search.multimetric_:
+            score = scoring = search.refit
+            if f"mean_test_{score}" not in results:
+                raise ValueError(f"refit must be the name of the score to compare by, got {search.refit!r}.")
+        scores = np.array([results[f"split{i}_test_{score}"] for i in range(search.n_splits_)]).T
+        if "n_splits_scored" in results:  # racing spared folds
+            scores[np.less(results["n_splits_scored"], search.n_splits_)] = np.nan
+        if test_ratio is None:
+            splitter = check_cv(search.cv)
+            if isinstance(splitter, BaseShuffleSplit):
+                raise ValueError(f"test_ratio, n_test / n_train of a fold, must be given for cv={splitter}.")
+            # with repeats the splitter knows the folds of one
+            test_ratio = 1 / (getattr(splitter, "cvargs", {}).get("n_splits", search.n_splits_) - 1)
+        networks = [find_network(candidate_of(search.estimator, params)) for params in results["params"]]
+        return cls._from_candidates(
+            zip(networks, results["params"], scores, strict=True),
+            metric=metric_name(search.estimator, scoring) if score == "score" else score,
+            rope=default_rope(scoring) if rope is None else rope,
+            test_ratio=test_ratio,
+            best_estimator=getattr(search, "best_estimator_", None),
+        )
+
+    @classmethod
+    def from_study(
+        cls,
+        study: Any,
+        *,
+        estimator: Any,
+        rope: float,
+        test_ratio: float | None = None,
+        metric: str = "score",
+        best_estimator: Any = None,
+    ) -> "SchemeComparison":
+        """Compare the schemes that an Optuna study went through.
+
+        Like `from_cv_results`; the fold scores are read from each complete trial's user
+        attributes ``split0_test_score``, ``split1_test_score`` and so on, as `OptunaSearchCV`
+        sets them and an objective can: ``trial.set_user_attr("split0_test_score", score)``.
+
+        Parameters
+        ----------
+        study : optuna.Study
+        estimator : estimator
+            The one that was tuned, for the parameters that the study did not vary.
+        rope : float
+            Differences smaller than this do not matter.
+        test_ratio : float, default=None
+            n_test / n_train of a fold; None is 1 / (k - 1) if trials have k scores.
+        metric : str, default="score"
+            Name of the score. Where the study minimised it, its negative is compared.
+        best_estimator : estimator, default=None
+            The best one, fitted on all rows, for the report.
+
+        Returns
+        -------
+        SchemeComparison
+
+        Raises
+        ------
+        ValueError
+            If trials have no fold scores, or fewer than two schemes were tried.
+        """
+        trials = [t for t in study.trials if t.state.name == "COMPLETE" and "split1_test_score" in t.user_attrs]
+        if not trials:
+            raise ValueError(
+                "The study's complete trials must hold their fold scores in the user attributes "
+                "'split0_test_score', 'split1_test_score', ..., and there are none: set them in the objective."
+            )
+        n_folds = sum(name.startswith("split") and name.endswith("_test_score") for name in trials[0].user_attrs)
+        minimised = study.direction.name == "MINIMIZE"
+        networks = [clone(find_network(estimator)) for _ in trials]
+        for network, trial in zip(networks, trials, strict=True):
+            own = {name.rpartition("__")[2]: value for name, value in trial.params.items()}
+            network.set_params(**{name: value for name, value in own.items() if name in network.get_params()})
+        scores = np.array([[t.user_attrs[f"split{i}_test_score"] for i in range(n_folds)] for t in trials], float)
+        return cls._from_candidates(
+            zip(networks, (trial.params for trial in trials), -scores if minimised else scores, strict=True),
+            metric=f"negative {metric}" if minimised else metric,
+            rope=rope,
+            test_ratio=1 / (n_folds - 1) if test_ratio is None else test_ratio,
+            best_estimator=best_estimator,
+            study=study,
+        )
+
+    @classmethod
+    def _from_candidates(
+        cls,
+        candidates: Iterable[tuple[Any, Mapping[str, Any], np.ndarray]],
+        *,
+        metric: str,
+        rope: float,
+        test_ratio: float,
+        best_estimator: Any = None,
+        study: Any = None,
+    ) -> "SchemeComparison":
+        """Gather candidates, given as network (or None), parameters that were varied and fold scores, into schemes."""
+        found: dict[str, list[tuple[float, Mapping[str, Any], np.ndarray]]] = {}
+        schemes = {}
+        for network, params, scores in candidates:
+            if network is None or not np.isfinite(scores).all():
+                continue
+            strengths = l2_by_role(network.l2 if network.l2_budget is None else network.l2_budget, network.l2_targets)
+            targets = tuple(role for role, strength in strengths.items() if strength)
+            name = scheme_name(network.batch_norm, targets, network.l2_mode)
+            schemes[name] = {"batch_norm": network.batch_norm, "l2_targets": targets, "l2_mode": network.l2_mode}
+            found.setdefault(name, []).append((float(scores.mean()), params, scores))
+        if len(found) < 2:
+            raise ValueError(
+                f"At least 2 schemes must have been tried to be compared, by batch_norm, l2_targets or l2; "
+                f"found {list(found)}."
+            )
+        rows = []
+        for name, tried in found.items():
+            _, params, scores = max(tried, key=lambda candidate: candidate[0])
+            settings = {f"param_{key.rpartition('__')[2]}": value for key, value in params.items()}
+            rows += [
+                {"scheme": name, "repeat": 0, "fold": fold, "seed": 0, "score": score, **settings}
+                for fold, score in enumerate(scores)
+            ]
+        ordered = [name for name in (*SCHEMES, *(name for name in found if name not in SCHEMES)) if name in found]
+        counts = ", ".join(f"{name} {len(found[name])}" for name in ordered)
+        caveat = (
+            "Each scheme's scores are those of its best candidate, chosen on the same folds: they are optimistic, and "
+            f"more so for a scheme with more candidates ({counts}). compare_schemes chooses inside each fold instead."
+        )
+        return cls(
+            pd.DataFrame(rows),
+            {name: schemes[name] for name in ordered},
+            metric,
+            rope,
+            test_ratio,
+            best_estimator_=best_estimator,
+            caveat=caveat,
+            study=study,
+        )
+
+    @property
+    def n_folds(self) -> int:
+        """Folds over all repeats."""
+        return len(self._scores())
+
+    @property
+    def n_fits(self) -> int:
+        """Networks trained for the scores (0 where that is not known)."""
+        return int(self.frame.drop_duplicates(["repeat", "fold"])["n_fits"].sum()) if "n_fits" in self.frame else 0
+
+    @property
+    def best_scheme(self) -> str:
+        """Name of the scheme with the best mean score."""
+        return str(self._scores().mean().idxmax())
+
+    def table(self) -> pd.DataFrame:
+        """Return a row per scheme: its score, the difference to the best scheme, and median settings.
+
+        The difference comes with its corrected 95 % interval and a p-value adjusted by Holm's
+        method over the schemes. As the best scheme is chosen by the same scores, both are a
+        little hard on the others.
+        """
+        scores, best = self._scores(), self.best_scheme
+        against = {name: self.contrast(name, best) for name in self.schemes}
+        others = [name for name in self.schemes if name != best]
+        p_holm = dict(zip(others, holm([against[name].p_value for name in others]), strict=True))
+        rows = pd.DataFrame(
+            {
+                "score": scores.mean(),
+                "difference": {name: c.mean for name, c in against.items()},
+                "low": {name: c.low for name, c in against.items()},
+                "high": {name: c.high for name, c in against.items()},
+                "p_holm": {name: p_holm.get(name, np.nan) for name in self.schemes},
+            }
+        )
+        tuned = [name for name in ("learning_rate_init", "budget", "l2") if name in self.frame]
+        medians = self.frame.groupby("scheme")[tuned].median()
+        return rows.join(medians).loc[list(self.schemes)].rename_axis("scheme")
+
+    def verdicts(self) -> list[Answer]:
+        """Return an answer to each question whose schemes were compared; else the best scheme against each other."""
+        asked = [question for question in QUESTIONS if {question.scheme, question.against} <= set(self.schemes)]
+        best = self.best_scheme
+        asked = asked or [
+            Question(f"scheme {best!r}", f"{name!r}", best, name) for name in self.schemes if name != best
+        ]
+        contrasts = [self.contrast(question.scheme, question.against) for question in asked]
+        p_holm = holm([c.p_value for c in contrasts])
+        return [Answer(*found) for found in zip(asked, contrasts, map(float, p_holm), strict=True)]
+
+    def contrast(self, scheme: str, against: str) -> Contrast:
+        """Return what the folds say of the difference between two schemes.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from sk_bnreg import SchemeComparison
+        >>> scores = {"old": [0.70, 0.72, 0.71, 0.73, 0.70], "new": [0.80, 0.81, 0.82, 0.81, 0.80]}
+        >>> frame = pd.DataFrame(
+        ...     [
+        ...         {"scheme": name, "repeat": 0, "fold": fold, "score": score}
+        ...         for name, values in scores.items()
+        ...         for fold, score in enumerate(values)
+        ...     ]
+        ... )
+        >>> comparison = SchemeComparison(frame, {"old": {}, "new": {}}, "accuracy", 0.01, 0.25)
+        >>> comparison.contrast("new", "old").verdict
+        'helps'
+        """
+        return self._judge(self.differences(scheme, against))
+
+    def interaction(self) -> Contrast:
+        """Return the contrast (bn+l2 - bn) - (l2 - plain): does L2 do more, or less, beside batch norm?"""
+        if not {"plain", "l2", "bn", "bn+l2"} <= set(self.schemes):
+            raise ValueError(
+                f"The interaction needs the schemes 'plain', 'l2', 'bn' and 'bn+l2'; there are {list(self.schemes)}."
+            )
+        return self._judge(self.differences("bn+l2", "bn") - self.differences("l2", "plain"))
+
+    def sentence(self) -> str:
+        """Return the verdicts as one sentence."""
+        answers = "; ".join(answer.summary() for answer in self.verdicts())
+        return f"On this table {answers}; differences in {self.metric} within {self.rope:g} count as none."
+
+    def differences(self, scheme: str, against: str) -> pd.Series:
+        """Return the difference of two schemes on each repeat and fold, means over seeds."""
+        scores = self._scores()
+        return scores[scheme] - scores[against]
+
+    def report(self, path: str | Path, **about: str) -> None:
+        """Write the comparison as one self-contained HTML page.
+
+        Parameters
+        ----------
+        path : path
+        **about : str
+            What the page says of its origin, such as ``table="customers.csv"``.
+        """
+        from sk_bnreg.report.pages import write_report
+
+        write_report(self, path, about)
+
+    def _scores(self) -> pd.DataFrame:
+        means = self.frame.groupby(["repeat", "fold", "scheme"])["score"].mean()
+        return means.unstack("scheme")[list(self.schemes)]
+
+    def _judge(self, differences: pd.Series) -> Contrast:
+        return contrast(differences.to_numpy(), test_ratio=self.test_ratio, rope=self.rope)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,295 @@
+"""survey: the study over every table in a folder, and what all of them say together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+
+from sk_bnreg.estimators.networks import BNMLPClassifier
+from sk_bnreg.stats.stats import Ranking, SignedRank, holm, ranking, signed_rank
+from sk_bnreg.study.comparison import SCHEMES, Question, SchemeComparison
+from sk_bnreg.study.study import BUDGETS, TunedL2, compare_schemes
+from sk_bnreg.study.tables import network_pipeline, read_table
+
+FIXED = ", fixed rate"
+
+SURVEY_QUESTIONS = (
+    Question("L2 on the weights", "batch norm", "bn+l2", "bn"),
+    Question("L2 on the weights", "batch norm, at a fixed learning rate", "bn+l2" + FIXED, "bn" + FIXED),
+    Question("L2 on the weights", "no batch norm", "l2", "plain"),
+    Question("L2 on the weights", "no batch norm, at a fixed learning rate", "l2" + FIXED, "plain" + FIXED),
+    Question("batch norm", "L2 on the weights", "bn+l2", "l2"),
+    Question("batch norm", "no L2", "bn", "plain"),
+    Question("L2 on gamma and beta", "batch norm and L2 on the weights", "bn+l2+gamma+beta", "bn+l2"),
+    Question(
+        "L2 on gamma and beta",
+        "batch norm and L2 on the weights, at a fixed learning rate",
+        "bn+l2+gamma+beta" + FIXED,
+        "bn+l2" + FIXED,
+    ),
+    Question("L2 on the output weights", "batch norm and L2 on the hidden weights", "bn+l2", "bn+l2 on hidden weights"),
+    Question(
+        "L2 on the output weights",
+        "batch norm and L2 on the hidden weights, gamma and beta",
+        "bn+l2+gamma+beta",
+        "bn+l2 on hidden weights, gamma, beta",
+    ),
+    Question("L2 on output biases and embeddings", "batch norm and L2 on all else", "bn+l2+all", "bn+l2+gamma+beta"),
+    Question("L2 in the loss instead of decoupled", "batch norm", "bn+l2 (loss)", "bn+l2"),
+    Question("L2 in the loss instead of decoupled", "no batch norm", "l2 (loss)", "l2"),
+    Question("tuning L2 beside batch norm", "a fifth of what is best without it", "bn+l2", "bn+l2, a fifth"),
+)
+
+
+def survey_schemes(learning_rate_init: float) -> dict[str, dict[str, Any]]:
+    """Return the schemes of a survey; some keep this learning rate, in the others it is tuned.
+
+    "bn+l2, a fifth" follows Ioffe & Szegedy 2015, section 4.2.1, who divided the L2 of
+    their network by 5 when it got batch norm.
+    """
+    names = ("plain", "l2", "bn", "bn+l2", "bn+l2+gamma+beta")
+    hidden = {"batch_norm": True, "l2_targets": ("hidden_weights",)}
+    return {
+        **{name: SCHEMES[name] for name in (*names, "bn+l2+all", "l2 (loss)", "bn+l2 (loss)")},
+        "bn+l2+gamma+beta (loss)": SCHEMES["bn+l2+gamma+beta (loss)"],
+        "bn+l2 on hidden weights": hidden,
+        "bn+l2 on hidden weights, gamma, beta": hidden | {"l2_targets": ("hidden_weights", "gamma", "beta")},
+        "bn+l2, a fifth": SCHEMES["bn+l2"] | {"l2": TunedL2("l2", 0.2)},
+        **{name + FIXED: SCHEMES[name] | {"learning_rate_init": learning_rate_init} for name in names},
+    }
+
+
+@dataclass(frozen=True)
+class SurveyAnswer:
+    """What all tables together say of a question.
+
+    Attributes
+    ----------
+    question : Question
+    differences : Series
+        Mean difference of the question's two schemes on each table.
+    answers : dict of str to int
+        How many tables by themselves say "helps", "hurts", "redundant" and "undecided".
+    test : SignedRank
+    p_holm : float
+        The Wilcoxon p-value, adjusted by Holm's method for all questions asked together.
+    """
+
+    question: Question
+    differences: pd.Series
+    answers: dict[str, int]
+    test: SignedRank
+    p_holm: float
+
+    def summary(self) -> str:
+        """Return the answer as one sentence."""
+        test, (subject, given, *_) = self.test, self.question
+        verb = test.verdict if test.verdict in ("helps", "hurts") else f"is {test.verdict}"
+        each = ", ".join(f"{word} on {n}" for word, n in self.answers.items())
+        return (
+            f"{subject[0].upper()}{subject[1:]} {verb} given {given}: median difference {test.median:+z.4f} over "
+            f"{test.n_tables} tables, P(worse) {test.p_worse:.2f}, P(within {test.rope:g}) {test.p_equivalent:.2f}, "
+            f"P(better) {test.p_better:.2f}, Wilcoxon p {self.p_holm:.2g} (Holm). By themselves: {each}."
+        )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a study found on many tables.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        The rows of every table's `SchemeComparison.frame`, with the table's name, task,
+        metric, size and rope.
+    settings : dict
+        With which the survey was made.
+    skipped : dict of str to str
+        Tables that could not be used, and why.
+    """
+
+    frame: pd.DataFrame
+    settings: dict[str, Any]
+    skipped: dict[str, str]
+
+    @property
+    def schemes(self) -> list[str]:
+        """Names of the schemes, in the order in which they were given."""
+        return list(dict.fromkeys(self.frame["scheme"]))
+
+    @property
+    def rope(self) -> float:
+        """Differences smaller than this do not matter."""
+        return float(self.frame["rope"].iloc[0])
+
+    def tables(self) -> pd.DataFrame:
+        """Return a row per table: task, metric, rows (in the file, and used), columns, folds and network fits."""
+        by = self.frame.groupby("table", sort=False)
+        tables = by[["task", "metric", "n_rows", "n_used", "n_features"]].first()
+        folds = self.frame.drop_duplicates(["table", "repeat", "fold"]).groupby("table", sort=False)["n_fits"]
+        return tables.assign(n_folds=folds.size(), n_fits=folds.sum())
+
+    def scores(self) -> pd.DataFrame:
+        """Return mean scores, tables by schemes."""
+        return self.frame.pivot_table(index="table", columns="scheme", values="score", sort=False)[self.schemes]
+
+    def comparison(self, table: str) -> SchemeComparison:
+        """Return the comparison on one table."""
+        frame = self.frame[self.frame["table"] == table]
+        ratio = float((frame["n_test"] / frame["n_train"]).mean())
+        return SchemeComparison(frame, {name: {} for name in self.schemes}, frame["metric"].iloc[0], self.rope, ratio)
+
+    def answers(self, task: str | None = None) -> list[SurveyAnswer]:
+        """Return an answer to each of `SURVEY_QUESTIONS`, from all tables or those of one task."""
+        tables = self.tables()
+        names = tables.index if task is None else tables.index[tables["task"] == task]
+        comparisons = [self.comparison(name) for name in names]
+        found = []
+        for question in SURVEY_QUESTIONS:
+            contrasts = [c.contrast(question.scheme, question.against) for c in comparisons]
+            differences = pd.Series([c.mean for c in contrasts], index=names)
+            words = [c.verdict for c in contrasts]
+            counts = {word: words.count(word) for word in ("helps", "hurts", "redundant", "undecided")}
+            found.append((question, differences, counts, signed_rank(differences.to_numpy(), rope=self.rope)))
+        p_holm = holm([test.p_value for *_, test in found])
+        return [SurveyAnswer(*answer, float(p)) for answer, p in zip(found, p_holm, strict=True)]
+
+    def overall(self) -> list[SurveyAnswer]:
+        """Return the answers to the two questions that the survey exists for."""
+        by_schemes = {(answer.question.scheme, answer.question.against): answer for answer in self.answers()}
+        return [by_schemes["bn+l2", "bn"], by_schemes["bn+l2+gamma+beta", "bn+l2"]]
+
+    def report(self, path: str | Path, **about: str) -> None:
+        """Write the survey as one self-contained HTML page.
+
+        Parameters
+        ----------
+        path : path
+        **about : str
+            What the page says of its origin, such as ``command="sk-bnreg survey tables"``.
+        """
+        from sk_bnreg.report.pages import write_survey
+
+        write_survey(self, path, about)
+
+    def ranking(self) -> Ranking:
+        """Return the mean ranks of the schemes over the tables, with their tests."""
+        return ranking(self.scores())
+
+    def save(self, path: str | Path) -> None:
+        """Write the survey as one parquet file."""
+        frame = self.frame.copy()
+        frame.attrs = {"settings": self.settings, "skipped": self.skipped}
+        frame.to_parquet(path, index=False)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Survey":
+        """Read what `save` wrote."""
+        frame = pd.read_parquet(path)
+        return cls(frame, frame.attrs["settings"], frame.attrs["skipped"])
+
+
+def survey(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    max_rows: int = 2000,
+    n_folds: int = 5,
+    n_repeats: int = 1,
+    n_candidates: int = 12,
+    inner_cv: int = 3,
+    random_state: int = 0,
+    n_jobs: int | None = None,
+    on_table: Callable[[str, str], None] | None = None,
+) -> Survey:
+    """Compare the schemes of `survey_schemes` on every table in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        Its .csv and .parquet files; the target is the column "target", else the last.
+    out : path
+        A folder that receives one folder per table, as `compare_schemes` writes them, and
+        ``survey.parquet``. A survey that was interrupted goes on from there.
+    max_rows : int, default=2000
+        Of larger tables so many rows are drawn at random.
+    n_folds, n_repeats, n_candidates, inner_cv : int
+        As in `compare_schemes`.
+    random_state : int, default=0
+    n_jobs : int or None, default=None
+        Tables in parallel, through joblib.
+    on_table : callable, default=None
+        ``on_table(name, outcome)`` when a table is finished.
+
+    Returns
+    -------
+    Survey
+
+    Raises
+    ------
+    ValueError
+        If no table could be used.
+    """
+    paths = table_paths(folder)
+    settings = {
+        "cv": n_folds,
+        "n_repeats": n_repeats,
+        "n_candidates": n_candidates,
+        "inner_cv": inner_cv,
+        "random_state": random_state,
+    }
+    jobs = (joblib.delayed(_compare_table)(path, Path(out) / path.stem, max_rows, settings) for path in paths)
+    found: dict[str, pd.DataFrame] = {}
+    skipped: dict[str, str] = {}
+    for name, outcome in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs):
+        if isinstance(outcome, str):
+            skipped[name] = outcome
+        else:
+            found[name] = outcome
+        if on_table is not None:
+            on_table(name, outcome if isinstance(outcome, str) else "finished")
+    if not found:
+        raise ValueError(
+            f"No table in {str(folder)!r} could be used: {skipped or 'there is no .csv or .parquet file'}."
+        )
+    about = settings | {
+        "max_rows": max_rows,
+        "budgets": BUDGETS,
+        "network": {name: str(value) for name, value in BNMLPClassifier().get_params().items()},
+    }
+    result = Survey(pd.concat([found[name] for name in sorted(found)], ignore_index=True), about, skipped)
+    result.save(Path(out) / "survey.parquet")
+    return result
+
+
+def table_paths(folder: str | Path) -> list[Path]:
+    """Return the tables in a folder, by name."""
+    return sorted(path for path in Path(folder).iterdir() if path.suffix in (".csv", ".parquet"))
+
+
+def _compare_table(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> tuple[str, pd.DataFrame | str]:
+    """Return the rows of one table's comparison, or why it could not be made."""
+    try:
+        data = read_table(str(path))
+        X, y = data.X, data.y
+        if len(X) > max_rows:
+            X = X.sample(max_rows, random_state=settings["random_state"])
+            y = y.loc[X.index]
+        pipeline = network_pipeline(data.task)
+        schemes = survey_schemes(pipeline[-1].learning_rate_init)
+        comparison = compare_schemes(pipeline, X, y, schemes=schemes, out=out, on_plan=None, **settings)
+    except ValueError as error:
+        return path.stem, str(error)
+    about: dict[str, Any] = {
+        "table": path.stem,
+        "task": data.task,
+        "metric": comparison.metric,
+        "rope": comparison.rope,
+        "n_rows": len(data.X),
+        "n_used": len(X),
+        "n_features": X.shape[1],
+    }
+    return path.stem, comparison.frame.assign(**about)

@@ -1,0 +1,277 @@
+"""How norms and directions of the weights move: recorded in training, and where L2 leads them."""
+
+from collections.abc import Mapping
+from math import nan
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from skorch.callbacks import Callback
+from torch import Tensor
+
+from sk_bnreg.engine.net import StackedNet
+from sk_bnreg.engine.roles import ROLES
+from sk_bnreg.engine.stack import StackedMLP
+
+Block = tuple[int, str]  # the parameters of a role in a layer; layers count from 1
+
+
+class NormRecorder(Callback):
+    """skorch callback that records norms and rotation while a network trains.
+
+    Given to an estimator as ``callbacks=[NormRecorder()]``, it is found by `diagnose`.
+
+    Attributes
+    ----------
+    epochs_ : list of Epoch
+        What was seen in each epoch.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_bnreg import BNMLPClassifier, NormRecorder
+    >>> net = BNMLPClassifier((16,), max_iter=5, callbacks=[NormRecorder()], random_state=0)
+    >>> epochs = net.fit(*load_iris(return_X_y=True)).callbacks[0].epochs_
+    >>> len(epochs), epochs[0].angles.shape
+    (5, (8, 16))
+    """
+
+    class Epoch(NamedTuple):
+        """What was seen in an epoch; arrays have a row per member, nan where it trains no more.
+
+        Attributes
+        ----------
+        rates : ndarray of shape (n_members,)
+            Learning rate of the step that was looked at; each epoch it is the next one.
+        angles, slopes : ndarray of shape (n_members, n_hidden_units)
+            Of each hidden unit's incoming weights w in that step: the angle by which it turned them, in radians,
+            and ||w|| ||g||, where g is their loss gradient.
+        unit_norms : ndarray of shape (n_members, n_hidden_units)
+            ||w|| after the epoch.
+        norms : dict of (layer, role) to ndarray of shape (n_members,)
+            Norm of all parameters of a role in a layer after the epoch.
+        """
+
+        rates: NDArray[np.float64]
+        angles: NDArray[np.float64]
+        slopes: NDArray[np.float64]
+        unit_norms: NDArray[np.float64]
+        norms: dict[Block, NDArray[np.float64]]
+
+    def initialize(self) -> "NormRecorder":
+        """Forget earlier trainings."""
+        self.epochs_: list[NormRecorder.Epoch] = []
+        return self
+
+    def on_train_begin(self, net: Any, *args: Any, **kwargs: Any) -> None:
+        """Learn where everything stands in the flat parameters."""
+        columns = torch.arange(net.module_.theta.shape[1])[None]
+        self.block_starts_ = {block: int(at.min()) for block, at in block_values(net.module_, columns).items()}
+        units = [at[0, :, 0].tolist() for at in net.module_.blocks(columns)["hidden_weights"]]
+        self.unit_starts_ = np.array([start for starts in units for start in starts], dtype=int)
+
+    def choose_step(self, n_steps: int) -> int:
+        """Return the step of an epoch to look at."""
+        return len(self.epochs_) % n_steps
+
+    def on_chosen_step(self, net: Any, before: Tensor, grad: Tensor, after: Tensor, rates: NDArray[np.float64]) -> None:
+        """Note the step's rate, angles and slopes."""
+        old, gradient = _hidden_weights(net, before), _hidden_weights(net, grad)
+        square = self._of_units(old, old)
+        self.slopes_ = np.sqrt(square * self._of_units(gradient, gradient))
+        change = _hidden_weights(net, after) - old
+        size, along = self._of_units(change, change), self._of_units(old, change)
+        self.angles_ = np.arctan2(np.sqrt(np.maximum(square * size - along**2, 0)), square + along)
+        self.rates_ = rates
+
+    def on_epoch_end(self, net: Any, *args: Any, **kwargs: Any) -> None:
+        """Add the epoch."""
+        theta = net.module_.theta.data
+        theta = theta if len(theta) == len(net.active_) else theta[net.active_]  # torch's stack has those alone
+        weight, starts = _hidden_weights(net, theta), sorted(self.block_starts_.values())
+        squares = np.add.reduceat(theta.cpu().numpy() ** 2, starts, axis=1, dtype=np.float64)
+
+        def of_all(part: NDArray[np.float64]) -> NDArray[np.float64]:
+            whole = np.full((len(net.members), *part.shape[1:]), nan)
+            whole[net.active_] = part
+            return whole
+
+        ends = of_all(np.sqrt(squares))
+        self.epochs_.append(
+            self.Epoch(
+                rates=of_all(self.rates_),
+                angles=of_all(self.angles_),
+                slopes=of_all(self.slopes_),
+                unit_norms=of_all(np.sqrt(self._of_units(weight, weight))),
+                norms={block: ends[:, starts.index(start)] for block, start in self.block_starts_.items()},
+            )
+        )
+
+    def _of_units(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the dot product of each unit's weights in a and b, ``(M, H)``."""
+        return np.add.reduceat(a * b, self.unit_starts_, axis=1, dtype=np.float64)
+
+
+def _hidden_weights(net: StackedNet, flat: Tensor) -> NDArray[Any]:
+    """Return the hidden weights of ``(M, P)``."""
+    return flat[:, net.module_.slices["hidden_weights"]].cpu().numpy()
+
+
+def layer_rows(network: Any) -> dict[Block, dict[str, float]]:
+    """Return the rows of `Diagnosis.layers`."""
+    net, module = network.net_, network.net_.module_
+    member, budgets = net.members[0], {report.role: report.budget for report in network.l2_report_}
+    start = _start(network)
+    values = {block: value[0].double().cpu() for block, value in block_values(module, module.theta.data).items()}
+    penalty = {block: member.l2[block[1]] * float(value.square().sum()) for block, value in values.items()}
+    rows = {}
+    for block, value in values.items():
+        layer, role = block
+        row = {
+            "parameters": value.numel(),
+            "norm": float(value.norm()),
+            "norm_at_start": float(start[block].norm()) if start else nan,
+            "l2": member.l2[role],
+            "budget": budgets[role],
+            "share_of_penalty": penalty[block] / (sum(penalty.values()) or 1.0),
+        }
+        rows[block] = row | (_rotation(network, layer, value, start) if is_normalised(module, role) else {})
+    return rows
+
+
+def is_normalised(module: StackedMLP, role: str) -> bool:
+    """Tell whether batch norm follows parameters of this role, so that their scale does not matter."""
+    return module.batch_norm and role == "hidden_weights"
+
+
+def _start(network: Any) -> dict[Block, Tensor]:
+    """Return the weights that the first member started from, drawn again; none after a warm start."""
+    net = network.net_
+    if net.records_[0].n_steps_before:
+        return {}
+    module = StackedMLP(**{**net.get_params_for("module"), "n_members": 1})
+    module.reset_parameters([torch.Generator().manual_seed(net.members[0].seed)])
+    return {block: value[0].double() for block, value in block_values(module, module.theta.data).items()}
+
+
+def _rotation(network: Any, layer: int, weight: Tensor, start: Mapping[Block, Tensor]) -> dict[str, float]:
+    """Return what `Diagnosis.layers` has of weights that batch norm follows, medians over units."""
+    norms = weight.norm(dim=1).numpy()
+    power = _rate_power(network)
+    found = {"effective_rate": float(np.median(network.net_.members[0].learning_rate_init / norms**power))}
+    if start:
+        at_start = start[layer, "hidden_weights"].norm(dim=1).numpy()
+        found["times_start"] = float(np.median((at_start / norms) ** power))
+    recorder = _recorder(network)
+    if recorder is None or not recorder.epochs_:
+        return found
+    units = _units_of(network, layer)
+    epochs = recorder.epochs_[: network.best_iter_]
+    if start and len(recorder.epochs_) == network.n_iter_:
+        without = _norms_without_l2(network, recorder, units, at_start)
+        found["times_without_l2"] = float(np.median((without / norms) ** power))
+    half = epochs[len(epochs) // 2 :]
+    angles = np.array([epoch.angles[0, units] for epoch in half])
+    rates = np.array([epoch.rates[0] for epoch in half])
+    found["angle"] = float(np.median(np.sqrt((angles**2).mean(axis=0))))
+    found["equilibrium_angle"] = float(np.sqrt((equilibrium_angle(network, rates) ** 2).mean()))
+    return found
+
+
+def _rate_power(network: Any) -> int:
+    """Return p in lr / ||w||^p, how fast weights turn: a gradient falls with ||w||, Adam's steps do not."""
+    return 2 if network.solver == "sgd" else 1
+
+
+def _recorder(network: Any) -> NormRecorder | None:
+    callbacks = [callback for _, callback in network.net_.callbacks_]
+    return next((callback for callback in callbacks if isinstance(callback, NormRecorder)), None)
+
+
+def _units_of(network: Any, layer: int) -> slice:
+    """Return where a hidden layer's units stand in the arrays of a `NormRecorder`."""
+    ends = np.cumsum([0] + [shape[0] for shape in network.net_.module_.shapes["hidden_weights"]])
+    return slice(ends[layer - 1], ends[layer])
+
+
+def equilibrium_angle(network: Any, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the angle in radians by which a step turns weights that batch norm follows, once decay balances growth.
+
+    With momentum m (Adam's beta_1) and a decay of d per step, sqrt(2 d (1 - m) / (1 + m)), where d is lr * l2,
+    for SGD with ``l2_mode="loss"`` lr * l2 / (1 - m). For Adam with ``l2_mode="loss"`` it depends on the
+    gradient and is nan here.
+
+    References
+    ----------
+    Wan et al. 2021, "Spherical motion dynamics"; Kosson et al. 2024, "Rotational equilibrium".
+    """
+    member = network.net_.members[0]
+    momentum = network.momentum if network.solver == "sgd" else network.beta_1
+    factor = network.net_.optimizer_.loss_factor() if member.l2_mode == "loss" else 1.0
+    decay = rates * member.l2["hidden_weights"] * factor
+    return np.sqrt(2 * decay * (1 - momentum) / (1 + momentum))
+
+
+def _norms_without_l2(
+    network: Any, recorder: NormRecorder, units: slice, start: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Estimate the norms that the weights would have now, had they not decayed.
+
+    What the steps of an epoch added to ||w||^2 is what it grew by beyond its decay. Without decay Adam's steps would
+    have added as much; those of SGD, whose gradients fall with ||w||, as much times ||w||^2 over its own.
+    """
+    kept = network.best_iter_
+    squares = np.square([start, *(epoch.unit_norms[0, units] for epoch in recorder.epochs_[:kept])])
+    budgets = [0.0] + [budget["hidden_weights"] for budget in network.net_.records_[0].budgets[:kept]]
+    square = squares[0]
+    for before, after, decay in zip(squares[:-1], squares[1:], np.diff(budgets), strict=True):
+        left = np.exp(-2 * decay)
+        added = (after - left * before) * (2 * decay / (1 - left) if decay else 1.0)
+        if network.solver == "sgd":
+            square = np.sqrt(np.maximum(square**2 + 2 * added * np.sqrt(before * after), 0))
+        else:
+            square = np.maximum(square + added, 0)
+    return np.sqrt(square)
+
+
+def trajectory(network: Any) -> pd.DataFrame | None:
+    """Return a row per epoch, layer and role of what a `NormRecorder` saw of the first member."""
+    recorder = _recorder(network)
+    if recorder is None or not recorder.epochs_:
+        return None
+    epochs = recorder.epochs_
+    number = np.arange(1, len(epochs) + 1)
+    rates = np.array([epoch.rates[0] for epoch in epochs])
+    equilibrium = equilibrium_angle(network, rates)
+    nothing = np.full(len(epochs), nan)
+    paths = []
+    for layer, role in epochs[0].norms:
+        seen = [nothing] * 4
+        if is_normalised(network.net_.module_, role):
+            units = _units_of(network, layer)
+            norms, angles = (
+                np.array([getattr(epoch, name)[0, units] for epoch in epochs]) for name in ("unit_norms", "angles")
+            )
+            effective = np.median(rates[:, None] / norms ** _rate_power(network), axis=1)
+            seen = [rates, effective, np.median(angles, axis=1), equilibrium]
+        norm = np.array([epoch.norms[layer, role][0] for epoch in epochs])
+        paths.append([number, np.full(len(epochs), layer), np.full(len(epochs), role), norm, *seen])
+    names = ("epoch", "layer", "role", "norm", "learning_rate", "effective_rate", "angle", "equilibrium_angle")
+    columns = map(np.concatenate, zip(*paths, strict=True))
+    return pd.DataFrame(dict(zip(names, columns, strict=True))).dropna(subset="norm")
+
+
+def block_values(module: StackedMLP, flat: Tensor) -> dict[Block, Tensor]:
+    """View ``(M, P)`` by layer and role, ``(M, *shape)`` each, from the first layer on."""
+    last = len(module.shapes["hidden_weights"]) + 1
+    views = {}
+    for role, parts in module.blocks(flat).items():
+        first = 1 + last - len(parts) if role in ("output_weights", "biases") else 1
+        views.update({(layer, role): part for layer, part in enumerate(parts, first)})
+    return {block: views[block] for block in sorted(views, key=block_order)}
+
+
+def block_order(block: Block) -> tuple[int, int]:
+    return block[0], ROLES.index(block[1])

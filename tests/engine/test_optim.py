@@ -1,0 +1,157 @@
+"""Solvers and schedules against hand-written updates and torch's own."""
+
+import numpy as np
+import pytest
+import torch
+
+from sk_bnreg.engine.roles import L2_TARGETS, ROLES, l2_by_role
+from sk_bnreg.engine.solvers import LEARNING_RATES, SOLVERS, Member, decay_budgets, learning_rates
+from sk_bnreg.engine.stack import StackedMLP
+
+CONSTANTS = {"adam": {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8}, "sgd": {"momentum": 0.8}}
+
+
+def make_member(l2, l2_mode):
+    return Member(
+        seed=0, learning_rate="constant", learning_rate_init=0.1, l2=l2, l2_mode=l2_mode, dropout=0.0, max_iter=1,
+        early_stopping=False, n_iter_no_change=10, tol=0.0,
+    )  # fmt: skip
+
+
+def hand_written_steps(theta, gradients, rate, l2, l2_mode, solver):
+    """The update in a scalar loop's words; l2 is an array with a strength per parameter."""
+    m, v = np.zeros_like(theta), np.zeros_like(theta)
+    for t, gradient in enumerate(gradients, start=1):
+        g = gradient + (l2 * theta if l2_mode == "loss" else 0)
+        decay = rate * l2 * theta if l2_mode == "decoupled" else 0
+        if solver == "sgd":
+            m = 0.8 * m + g
+            step = m
+        else:
+            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
+            step = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+        theta = theta - decay - rate * step
+    return theta
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("l2_mode", ["decoupled", "loss"])
+@pytest.mark.parametrize("role", ROLES)
+def test_decay_of_each_role_equals_the_hand_written_update(role, l2_mode, solver):
+    sizes = {"n_members": 2, "n_features": 3, "hidden_layer_sizes": (4, 5), "n_outputs": 2}
+    stack = StackedMLP(**sizes, embedded=(1,), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    stack.theta.data = torch.randn(stack.theta.shape, generator=generator, dtype=torch.float64)
+    gradients = torch.randn(4, *stack.theta.shape, generator=generator, dtype=torch.float64)
+    gradients[:, :, ::3] *= 1e-3  # Adam in "loss" mode decays these harder
+    strengths, rates = [0.3, 0.7], np.array([0.01, 0.05])
+    members = [make_member({**dict.fromkeys(ROLES, 0.0), role: l2}, l2_mode) for l2 in strengths]
+    before = stack.theta.detach().numpy().copy()
+    optimizer = SOLVERS[solver](stack, members, **CONSTANTS[solver])
+    for gradient in gradients:
+        stack.theta.grad = gradient.clone()
+        optimizer.step(torch.from_numpy(rates)[:, None])
+    for m in range(2):
+        l2 = np.zeros(before.shape[1])
+        l2[stack.slices[role]] = strengths[m]
+        assert (l2 > 0).any()
+        expected = hand_written_steps(before[m], gradients[:, m].numpy(), rates[m], l2, l2_mode, solver)
+        np.testing.assert_allclose(stack.theta[m].detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_roles_are_known_by_what_they_are_not_by_shape():
+    stack = StackedMLP(n_members=2, n_features=3, hidden_layer_sizes=(4, 5), n_outputs=2)
+    sizes = {role: columns.stop - columns.start for role, columns in stack.slices.items()}
+    assert sizes == {
+        "hidden_weights": 3 * 4 + 4 * 5,
+        "output_weights": 10,
+        "biases": 2,
+        "gamma": 9,
+        "beta": 9,
+        "embeddings": 0,
+    }
+    sizes = {"n_features": 3, "hidden_layer_sizes": (4, 5), "n_outputs": 2, "batch_norm": False}
+    plain = StackedMLP(n_members=1, embedded=(0, 2), **sizes)
+    sizes = {role: columns.stop - columns.start for role, columns in plain.slices.items()}
+    with_embeddings = 4 * (3 + 2 * 3) + 4 * 5  # three values of each
+    assert sizes == {
+        "hidden_weights": with_embeddings, "output_weights": 10, "biases": 11, "gamma": 0, "beta": 0,
+        "embeddings": 2 * 8 * (2 + 3),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 7, 100])
+def test_schedules_equal_torchs(n_steps):
+    def torch_rates(make):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+        schedule, rates = make(optimizer), []
+        for _ in range(n_steps):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if len(rates) < n_steps:
+                schedule.step()
+        return rates
+
+    cosine = torch_rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, n_steps))
+    np.testing.assert_allclose(learning_rates("cosine", 0.2, n_steps), cosine, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(learning_rates("constant", 0.2, n_steps), np.full(n_steps, 0.2))
+    if n_steps > 3:
+        one_cycle = torch_rates(lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.2, total_steps=n_steps))
+        np.testing.assert_allclose(learning_rates("one-cycle", 0.2, n_steps), one_cycle, rtol=1e-9)
+    for schedule in LEARNING_RATES:
+        rates = learning_rates(schedule, 0.2, n_steps)
+        assert len(rates) == n_steps
+        assert (rates > 0).all()
+        assert rates.max() <= 0.2 + 1e-12
+
+
+def test_budget_is_the_shrinkage_that_decay_alone_brings():
+    """With zero gradients theta falls by exp(-D) in the limit of small steps."""
+    for solver, l2_mode, factor in (("adam", "decoupled", 1.0), ("sgd", "decoupled", 1.0), ("sgd", "loss", 5.0)):
+        stack = StackedMLP(n_members=1, n_features=2, hidden_layer_sizes=(3,), n_outputs=1, dtype=torch.float64)
+        stack.theta.data.fill_(1.0)
+        l2 = l2_by_role({"gamma": 2.0 / factor}, "none")
+        optimizer = SOLVERS[solver](stack, [make_member(l2, l2_mode)], **CONSTANTS[solver])
+        rates = learning_rates("cosine", 2e-4, 5000)
+        for rate in rates:
+            stack.theta.grad = torch.zeros_like(stack.theta)
+            optimizer.step(torch.full((1, 1), rate, dtype=torch.float64))
+        budget = decay_budgets(make_member(l2, l2_mode), rates.sum(), optimizer.loss_factor())
+        assert budget["gamma"] == pytest.approx(rates.sum() * 2.0)
+        shrunk = stack.theta.detach()[0, stack.slices["gamma"]]
+        np.testing.assert_allclose(shrunk, np.exp(-budget["gamma"]), rtol=0.01)
+        assert stack.theta.detach()[0, stack.slices["beta"]].eq(1).all()
+
+
+def test_adam_has_no_budget_in_loss_mode():
+    stack = StackedMLP(n_members=1, n_features=2, hidden_layer_sizes=(3,), n_outputs=1)
+    member = make_member(l2_by_role(0.1, "weights"), "loss")
+    optimizer = SOLVERS["adam"](stack, [member], **CONSTANTS["adam"])
+    assert np.isnan(decay_budgets(member, 1.0, optimizer.loss_factor())["hidden_weights"])
+
+
+def test_l2_by_role():
+    weights = ("hidden_weights", "output_weights")
+    assert L2_TARGETS["all"] == ROLES
+    for targets in L2_TARGETS:
+        assert l2_by_role(0.5, targets) == {role: 0.5 * (role in L2_TARGETS[targets]) for role in ROLES}
+    assert l2_by_role(0.5, ("weights", "beta")) == {role: 0.5 * (role in (*weights, "beta")) for role in ROLES}
+    assert l2_by_role({"weights": 0.1, "gamma": 2}, "none")["output_weights"] == 0.1
+    assert l2_by_role({"weights": 0.1, "gamma": 2}, "none")["gamma"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("l2", "l2_targets", "message"),
+    [
+        (-0.1, "weights", "l2 must be a finite number >= 0 .* got -0.1"),
+        (-0.1, "none", "l2 must be a finite number >= 0"),
+        (float("nan"), "all", "l2 must be a finite number >= 0"),
+        ({"gamma": float("inf")}, "all", "l2 must be a finite number >= 0"),
+        ({"gammas": 0.1}, "all", "l2 names the unknown role 'gammas'; the roles are"),
+        (0.1, ("weights", "bias"), "l2_targets names the unknown role 'bias'"),
+        (0.1, "weight", "l2_targets must be one of .* got 'weight'"),
+    ],
+)
+def test_bad_l2_is_told_in_one_sentence(l2, l2_targets, message):
+    with pytest.raises(ValueError, match=message):
+        l2_by_role(l2, l2_targets)

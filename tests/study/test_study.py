@@ -1,0 +1,398 @@
+"""compare_schemes against a plain nested loop, and what it must never do."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.datasets import make_classification, make_regression
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import GroupKFold, KFold, LeaveOneOut, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sk_bnreg import BNMLPClassifier, BNMLPRegressor, SchemeComparison, compare_schemes
+from sk_bnreg.stats.stats import contrast
+from sk_bnreg.study.comparison import DEFAULT_SCHEMES, SCHEMES
+from sk_bnreg.study.study import TunedL2
+
+ONCE = {"n_repeats": 1, "on_plan": None}
+SMALL = {
+    "hidden_layer_sizes": (8,), "max_iter": 6, "batch_size": 32, "learning_rate_init": 0.05, "n_ensemble": 1,
+    "dtype": "float64",
+}  # fmt: skip
+
+
+@pytest.fixture
+def table():
+    return make_classification(n_samples=150, n_features=8, n_informative=4, flip_y=0.1, random_state=0)
+
+
+def test_equals_a_plain_nested_loop(table):
+    X, y = table
+    model = make_pipeline(StandardScaler(), BNMLPClassifier(**SMALL))
+    cv = StratifiedKFold(3, shuffle=True, random_state=5)
+    study = compare_schemes(model, X, y, cv=cv, n_candidates=3, inner_cv=2, random_state=1, **ONCE)
+    assert len(study.frame) == 3 * len(DEFAULT_SCHEMES)
+    tried = study.frame.groupby("scheme")["learning_rate_init"].apply(set)
+    for fold, (train, test) in enumerate(cv.split(X, y)):  # noqa: B007 (in the query)
+        for name in DEFAULT_SCHEMES:
+            scheme = SCHEMES[name]
+            row = study.frame.query("fold == @fold and scheme == @name").iloc[0]
+            chosen = clone(model).set_params(
+                bnmlpclassifier__learning_rate_init=row["learning_rate_init"],
+                bnmlpclassifier__random_state=study.best_estimator_[-1].random_state,
+                **{f"bnmlpclassifier__{key}": value for key, value in scheme.items()},
+            )
+            net = chosen[-1]
+            if name not in ("plain", "bn"):
+                assert net.l2_for_budget(row["budget"], len(train)) == pytest.approx(row["l2"])
+            net.set_params(l2=row["l2"])
+            chosen.fit(X[train], y[train])
+            assert row["score"] == pytest.approx(accuracy_score(y[test], chosen.predict(X[test])))
+            inner = StratifiedKFold(2, shuffle=True, random_state=net.random_state)
+            n_fit = len(train) // 2
+            scores = []
+            for fit, check in inner.split(X[train], y[train]):
+                assert len(fit) == n_fit
+                if row["budget"]:
+                    net.set_params(l2=net.l2_for_budget(row["budget"], n_fit))
+                chosen.fit(X[train][fit], y[train][fit])
+                scores.append(chosen.score(X[train][check], y[train][check]))
+            assert row["inner_score"] == pytest.approx(np.mean(scores))
+    assert set.union(*tried) <= set.union(*tried[["plain", "bn", "l2", "bn+l2", "bn+l2+gamma+beta"]])
+
+
+def test_table_and_verdicts_follow_from_the_frame(table):
+    X, y = table
+    study = compare_schemes(BNMLPClassifier(**SMALL), X, y, cv=3, n_candidates=2, inner_cv=2, random_state=0, **ONCE)
+    scores = study.frame.pivot(index="fold", columns="scheme", values="score")
+    best = scores.mean().idxmax()
+    result = study.table()
+    for name in DEFAULT_SCHEMES:
+        expected = contrast(scores[name] - scores[best], test_ratio=0.5, rope=0.01)
+        assert result.loc[name, "score"] == pytest.approx(scores[name].mean())
+        assert tuple(result.loc[name, ["low", "high"]]) == pytest.approx((expected.low, expected.high))
+    asked = {(answer.question.scheme, answer.question.against) for answer in study.verdicts()}
+    assert asked == {("bn+l2", "bn"), ("bn+l2", "l2"), ("bn+l2+gamma+beta", "bn+l2")}
+    l2_given_bn = study.verdicts()[0]
+    assert l2_given_bn.contrast.mean == pytest.approx((scores["bn+l2"] - scores["bn"]).mean())
+    assert (
+        f"L2 on the weights {'is ' if l2_given_bn.contrast.verdict in ('redundant', 'undecided') else ''}"
+        in study.sentence()
+    )
+    assert study.best_estimator_.score(X, y) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [(0.2, "L2 on the weights helps given batch norm"), (-0.2, "hurts"), (0.0, "is redundant"), (0.01, "is undecided")],
+)
+def test_the_words_of_the_verdict(shift, words):
+    noise = np.array([-1.0, 1.0, 0.5, -0.5]) * 0.002
+    frame = pd.DataFrame(
+        [
+            {
+                "scheme": name,
+                "repeat": 0,
+                "fold": fold,
+                "score": 0.7 + (shift + noise[fold]) * (name == "bn+l2"),
+            }
+            for name in ("bn", "bn+l2")
+            for fold in range(4)
+        ]
+    )
+    study = SchemeComparison(frame, {name: SCHEMES[name] for name in ("bn", "bn+l2")}, "accuracy", 0.01, 1 / 3)
+    assert words in study.sentence()
+    assert len(study.verdicts()) == 1
+
+
+class Spy(TransformerMixin, BaseEstimator):
+    """Remembers the row numbers (column 0) that reach a fit, and those transformed after it."""
+
+    seen: list = []
+
+    def fit(self, X, y=None):
+        self.fitted_ = set(X[:, 0])
+        return self
+
+    def transform(self, X):
+        Spy.seen.append((self.fitted_, set(X[:, 0])))
+        return X[:, 1:]
+
+
+def test_no_outer_test_row_reaches_a_fit(table):
+    X, y = table
+    X = np.column_stack([np.arange(150), X])
+    Spy.seen = []
+    cv = KFold(3, shuffle=True, random_state=0)
+    compare_schemes(
+        make_pipeline(Spy(), BNMLPClassifier(**SMALL)), X, y, cv=cv, n_candidates=2, inner_cv=2, random_state=0, **ONCE
+    )
+    for train, test in cv.split(X):
+        of_fold = [fitted for fitted, _ in Spy.seen if fitted <= set(train)]
+        assert len(of_fold) >= 6  # two inner folds and the outer one, training and test rows each
+        assert any(fitted == set(train) and shown == set(test) for fitted, shown in Spy.seen)
+    inside = [fitted for fitted, _ in Spy.seen if len(fitted) <= 100]
+    assert all(any(fitted <= set(train) for train, _ in cv.split(X)) for fitted in inside[:18])
+
+
+def test_noise_labels_score_at_chance():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((300, 5)), rng.integers(0, 2, 300)
+    study = compare_schemes(BNMLPClassifier(**SMALL), X, y, cv=5, n_candidates=4, inner_cv=2, random_state=0, **ONCE)
+    # the standard error of an accuracy over 300 rows is 0.029
+    assert (study.table()["score"] - 0.5).abs().max() < 4 * 0.029
+
+
+def test_groups_stay_together_and_weights_reach_fit_and_score():
+    X, y = make_regression(n_samples=120, n_features=5, noise=10.0, random_state=0)
+    groups, weight = np.repeat(np.arange(20), 6), np.tile([1.0, 0.0], 60)
+    X_spoiled, y_spoiled = X.copy(), y.copy()
+    y_spoiled[1::2] += 1e4
+    settings = {"cv": GroupKFold(4), "groups": groups, "n_candidates": 2, "inner_cv": 2, "random_state": 0, **ONCE}
+    schemes = {"bn": SCHEMES["bn"], "bn+l2": SCHEMES["bn+l2"]}
+    one = compare_schemes(BNMLPRegressor(**SMALL), X, y, schemes=schemes, sample_weight=weight, **settings)
+    other = compare_schemes(
+        BNMLPRegressor(**SMALL), X_spoiled, y_spoiled, schemes=schemes, sample_weight=weight, **settings
+    )
+    np.testing.assert_allclose(one.frame["score"], other.frame["score"], rtol=1e-9)
+
+
+def test_same_seed_same_study_with_any_number_of_jobs(table):
+    X, y = table
+    settings = {"cv": 2, "n_candidates": 2, "inner_cv": 2, "random_state": 3, **ONCE}
+    one = compare_schemes(BNMLPClassifier(**SMALL), X, y, **settings)
+    two = compare_schemes(BNMLPClassifier(**SMALL), X, y, n_jobs=2, **settings)
+    columns = ["scheme", "fold", "learning_rate_init", "l2", "score", "inner_score"]
+    pd.testing.assert_frame_equal(one.frame[columns], two.frame[columns], rtol=1e-9)
+
+
+def test_progress_counts_network_fits(table):
+    seen = []
+    compare_schemes(
+        BNMLPClassifier(**SMALL), *table, cv=2, n_candidates=3, inner_cv=2, budgets=(0, 1, 10), random_state=0, **ONCE,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    # of the three budgets one is 0: plain and l2 share a network with it, bn and the two above it another
+    different = 5 * 3 - 3
+    total = 2 * (different * 2 + 5) + (3 * 2 + 1)
+    assert seen[0] == (0, total)
+    assert seen[-1] == (total, total)
+
+
+def test_adam_in_loss_mode_tries_l2_itself(table):
+    study = compare_schemes(
+        BNMLPClassifier(l2_mode="loss", **SMALL), *table, cv=2, n_candidates=3, inner_cv=2, random_state=0, **ONCE
+    )
+    penalised = study.frame[study.frame["scheme"] == "bn+l2"]
+    assert penalised["budget"].isna().all()
+    assert penalised["l2"].between(1e-6, 1e-1).all()
+
+
+def test_a_scheme_that_names_l2_keeps_it(table):
+    schemes = {"weak": {"l2": 1e-4}, "strong": {"l2": 100.0}, "none": {"l2_targets": ()}}
+    study = compare_schemes(
+        BNMLPClassifier(**SMALL), *table, schemes=schemes, cv=2, n_candidates=2, inner_cv=2, random_state=0, **ONCE
+    )
+    l2 = study.frame.groupby("scheme")["l2"].unique()
+    assert (l2["weak"], l2["strong"], l2["none"]) == ([1e-4], [100.0], [0.0])
+    assert (study.frame.query("scheme == 'strong'")["budget"] > 10).all()
+    assert study.verdicts()[0].question.scheme == study.best_scheme
+
+
+def test_interaction_is_the_difference_of_differences(table):
+    study = compare_schemes(BNMLPClassifier(**SMALL), *table, cv=3, n_candidates=1, inner_cv=2, random_state=0, **ONCE)
+    s = study.frame.pivot(index="fold", columns="scheme", values="score")
+    expected = contrast((s["bn+l2"] - s["bn"]) - (s["l2"] - s["plain"]), test_ratio=0.5, rope=0.01)
+    assert study.interaction().low == pytest.approx(expected.low)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_candidates": 0}, "n_candidates must be at least 1, got 0"),
+        ({"inner_cv": 1}, "inner_cv must be at least 2, got 1"),
+        ({"schemes": {"bn": {}}}, "schemes must be at least 2, got 1"),
+        ({"rope": 0.0}, "rope must be greater than 0, got 0.0"),
+        ({"scoring": "acuracy"}, "scoring must be a score in .* got 'acuracy'"),
+        ({"cv": LeaveOneOut(), "scoring": "roc_auc"}, "The score roc_auc is not defined on 1 rows of a fold"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Only one class is present")  # scikit-learn's own
+def test_bad_settings_are_told_in_one_sentence(table, settings, message):
+    X, y = table
+    few = {"n_candidates": 1, "inner_cv": 2, "random_state": 0, **ONCE}
+    with pytest.raises(ValueError, match=message):
+        compare_schemes(BNMLPClassifier(**SMALL), X[:20], y[:20], **few | settings)
+
+
+def test_other_scores_ask_for_a_rope(table):
+    with pytest.raises(ValueError, match="rope must be given for scoring='neg_log_loss'"):
+        compare_schemes(BNMLPClassifier(**SMALL), *table, scoring="neg_log_loss")
+    study = compare_schemes(
+        BNMLPClassifier(**SMALL),
+        *table,
+        scoring="neg_log_loss",
+        rope=0.05,
+        cv=2,
+        n_candidates=1,
+        inner_cv=2,
+        random_state=0,
+        **ONCE,
+    )
+    assert (study.frame["score"] < 0).all()
+
+
+STUDY = """
+import sys
+from sklearn.datasets import make_classification
+from sk_bnreg import BNMLPClassifier, compare_schemes
+X, y = make_classification(n_samples=200, n_features=8, random_state=0)
+net = BNMLPClassifier((16,), max_iter=10, batch_size=32, n_ensemble=1)
+compare_schemes(net, X, y, cv=6, n_candidates=6, inner_cv=2, random_state=0, n_repeats=1, on_plan=None, out=sys.argv[1])
+"""
+
+
+def test_killed_and_started_again_loses_no_finished_fold(tmp_path, monkeypatch):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", STUDY, killed])
+    deadline = time.monotonic() + 120
+    while not (killed / "results.parquet").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = pd.read_parquet(killed / "results.parquet")
+    assert 5 <= len(before) < 30
+    for folder in (killed, whole):
+        monkeypatch.setattr(sys, "argv", ["-c", str(folder)])
+        exec(STUDY, {})
+    after = pd.read_parquet(killed / "results.parquet")
+    pd.testing.assert_frame_equal(after.iloc[: len(before)], before)
+    columns = ["scheme", "fold", "learning_rate_init", "budget", "l2", "inner_score", "score"]
+    pd.testing.assert_frame_equal(after[columns], pd.read_parquet(whole / "results.parquet")[columns])
+    assert joblib.load(killed / "best_estimator.joblib").n_features_in_ == 8
+
+
+def test_out_refuses_another_study(table, tmp_path):
+    X, y = table
+    settings = {"cv": 2, "n_candidates": 1, "inner_cv": 2, "out": tmp_path, **ONCE}
+    first = compare_schemes(BNMLPClassifier(**SMALL), X, y, **settings)
+    again = compare_schemes(BNMLPClassifier(**SMALL), X, y, **settings)
+    pd.testing.assert_frame_equal(first.frame, again.frame)
+    assert json.loads((tmp_path / "study.json").read_text())["versions"]["torch"]
+    with pytest.raises(ValueError, match="holds another study"):
+        compare_schemes(BNMLPClassifier(**SMALL), X + 1, y, **settings)
+    with pytest.raises(ValueError, match="holds another study"):
+        compare_schemes(BNMLPClassifier(**SMALL | {"max_iter": 7}), X, y, **settings)
+
+
+def test_repeats_draw_other_folds_and_seeds_other_networks(table):
+    settings = {"schemes": ["bn", "l2"], "n_candidates": 2, "inner_cv": 2, "random_state": 0, "on_plan": None}
+    study = compare_schemes(BNMLPClassifier(**SMALL), *table, cv=3, n_repeats=2, n_seeds=2, **settings)
+    assert len(study.frame) == 2 * 2 * 3 * 2
+    assert not study.frame.duplicated(["scheme", "repeat", "fold", "seed"]).any()
+    scores = study.frame.set_index(["repeat", "fold", "seed", "scheme"])["score"].unstack("scheme")
+    assert not np.allclose(scores.loc[0], scores.loc[1])
+    assert not np.allclose(scores.xs(0, level="seed"), scores.xs(1, level="seed"))
+    tuned = study.frame.groupby(["scheme", "repeat", "fold"])[["learning_rate_init", "l2"]].nunique()
+    assert (tuned == 1).all(axis=None)
+    once = compare_schemes(BNMLPClassifier(**SMALL), *table, cv=3, n_repeats=1, n_seeds=1, **settings)
+    same = study.frame.query("repeat == 0 and seed == 0")["score"]
+    np.testing.assert_allclose(once.frame["score"], same, rtol=1e-9)
+
+
+def test_a_fixed_learning_rate_is_the_estimators_in_every_scheme(table):
+    study = compare_schemes(
+        BNMLPClassifier(**SMALL),
+        *table,
+        cv=2,
+        n_candidates=7,
+        inner_cv=2,
+        learning_rate="fixed",
+        random_state=0,
+        **ONCE,
+    )
+    assert (study.frame["learning_rate_init"] == SMALL["learning_rate_init"]).all()
+    tried = study.tuning.query("fold == 0").groupby("scheme")["budget"].apply(set)
+    assert tried["bn+l2"] == {0, 0.03, 0.1, 0.3, 1, 3, 10}
+    assert tried["bn"] == {0}
+    # seven budgets without and twice with batch norm, a budget of 0 being no L2
+    assert study.plan.n_fits == 2 * ((7 + 7 + 6) * 2 + 5) == study.n_fits + 2 * _shared(study)
+
+
+def _shared(study):
+    """Tuned networks per fold that are one and the same, counted from the settings that were chosen."""
+    keys = study.frame.assign(bn=study.frame["scheme"].str.startswith("bn"), gamma=study.frame["scheme"].str.len() > 5)
+    keys["gamma"] &= keys["l2"] > 0
+    different = keys.drop_duplicates(["fold", "bn", "gamma", "learning_rate_init", "l2"])
+    return (len(study.frame) - len(different)) / 2
+
+
+def test_networks_that_mean_the_same_are_trained_once(table):
+    study = compare_schemes(
+        BNMLPClassifier(**SMALL), *table, cv=2, n_candidates=3, inner_cv=2, budgets=(0,), random_state=0, **ONCE
+    )
+    assert study.n_fits == 2 * (2 * 3 * 2 + 2)
+    scores = study.frame.pivot(index="fold", columns="scheme", values="score")
+    assert (scores["bn"] == scores["bn+l2"]).all()
+    assert (scores["plain"] == scores["l2"]).all()
+
+
+def test_an_l2_may_follow_another_schemes(table):
+    schemes = {"l2": SCHEMES["l2"], "fifth": SCHEMES["bn+l2"] | {"l2": TunedL2("l2", 0.2)}}
+    study = compare_schemes(
+        BNMLPClassifier(**SMALL), *table, schemes=schemes, cv=3, n_candidates=3, inner_cv=2, random_state=0, **ONCE
+    )
+    l2 = study.frame.pivot(index="fold", columns="scheme", values="l2")
+    np.testing.assert_allclose(l2["fifth"], 0.2 * l2["l2"])
+    with pytest.raises(ValueError, match="The l2 of scheme 'fifth' must follow a scheme of this study"):
+        compare_schemes(BNMLPClassifier(**SMALL), *table, schemes={"bn": {}, "fifth": schemes["fifth"]})
+
+
+def test_the_plan_comes_before_the_first_fit(table):
+    events = []
+    compare_schemes(
+        BNMLPClassifier(**SMALL), *table, cv=5, n_repeats=2, n_candidates=2, inner_cv=2, random_state=0, n_seeds=3,
+        on_plan=events.append, on_progress=lambda done, total: events.append(done),
+    )  # fmt: skip
+    plan = events[0]
+    assert events[1] == 0
+    # no candidate has the budget 0
+    assert plan.n_fits == 10 * (5 * 2 * 2 + 5 * 3)
+    assert plan.budgets == (0.03, 3.0)  # 1/4 and 3/4 of the way through the seven
+    assert plan.learning_rates == pytest.approx([0.05 * 10**-0.625, 0.05 * 10**0.125])
+    # t(0.975, 9) = 2.2622
+    assert plan.resolution == pytest.approx(2.2622 * np.sqrt(1 / 10 + 1 / 4), rel=1e-4)
+    assert 0 < plan.seconds < 600
+    assert f"{plan.n_fits:,} network fits" in plan.summary()
+    assert "5 outer folds x 2 repeats x 3 seeds" in plan.summary()
+
+
+def test_sorted_classes_do_not_disturb_the_plan(table):
+    X, y = table
+    order = np.argsort(y)
+    plans, few = [], {"schemes": ["bn", "l2"], "n_repeats": 1, "n_candidates": 1, "inner_cv": 2, "random_state": 0}
+    net = BNMLPClassifier(**SMALL)
+    compare_schemes(net, X[order], y[order], cv=2, scoring="roc_auc", on_plan=plans.append, **few)
+    assert plans[0].metric == "roc_auc"
+
+
+def test_a_kill_between_two_files_counts_no_fold_twice(table, tmp_path):
+    settings = {"schemes": ["bn", "bn+l2"], "cv": 3, "n_candidates": 2, "inner_cv": 2, "random_state": 0, **ONCE}
+    whole = compare_schemes(BNMLPClassifier(**SMALL), *table, out=tmp_path, **settings)
+    results = pd.read_parquet(tmp_path / "results.parquet")
+    results.query("fold < 2").to_parquet(tmp_path / "results.parquet")  # fold 2 has its tuning, not its results
+    (tmp_path / "results.parquet.part").write_bytes(b"PAR1 half a fi")
+    (tmp_path / "best_estimator.joblib").unlink()
+    again = compare_schemes(BNMLPClassifier(**SMALL), *table, out=tmp_path, **settings)
+    pd.testing.assert_frame_equal(again.frame.drop(columns="seconds"), whole.frame.drop(columns="seconds"))
+    pd.testing.assert_frame_equal(again.tuning, whole.tuning)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tuning.parquet"), whole.tuning)

@@ -1,0 +1,84 @@
+"""The survey over a folder of small tables, against the comparison of each table by itself."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.datasets import make_classification, make_regression
+
+from sk_bnreg import compare_schemes
+from sk_bnreg.study.survey import SURVEY_QUESTIONS, Survey, survey, survey_schemes
+from sk_bnreg.study.tables import network_pipeline
+
+SMALL = {"max_rows": 80, "n_folds": 2, "n_candidates": 1, "inner_cv": 2, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classifications, a regression, a table that cannot be used, and a file that is no table."""
+    folder = tmp_path_factory.mktemp("tables")
+    for seed, name in enumerate(("first", "second")):
+        X, y = make_classification(n_samples=90 + 30 * seed, n_features=5, random_state=seed)
+        pd.DataFrame(X).assign(target=y).to_csv(folder / f"{name}.csv", index=False)
+    X, y = make_regression(n_samples=70, n_features=4, random_state=2)
+    pd.DataFrame(X).add_prefix("x").assign(target=y).to_parquet(folder / "third.parquet")
+    pd.DataFrame({"x": [1.0, 2.0], "target": ["a", None]}).to_csv(folder / "broken.csv", index=False)
+    (folder / "notes.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder, tmp_path_factory):
+    seen = {}
+    result = survey(folder, tmp_path_factory.mktemp("out") / "survey", on_table=seen.__setitem__, **SMALL)
+    assert set(seen) == {"first", "second", "third", "broken"}
+    return result
+
+
+def test_each_table_has_what_its_own_comparison_finds(found, folder):
+    assert list(found.tables().index) == ["first", "second", "third"]
+    assert list(found.tables()["n_used"]) == [80, 80, 70]
+    assert list(found.tables()["task"]) == ["classification", "classification", "regression"]
+    frame = pd.read_parquet(folder / "third.parquet")
+    pipeline = network_pipeline("regression")
+    alone = compare_schemes(
+        pipeline, frame.drop(columns="target"), frame["target"],
+        schemes=survey_schemes(pipeline[-1].learning_rate_init),
+        cv=2, n_repeats=1, n_candidates=1, inner_cv=2, random_state=0, on_plan=None,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.scores().loc["third"], alone.table()["score"][found.schemes], rtol=1e-6)
+    assert found.comparison("third").interaction().mean == pytest.approx(alone.interaction().mean, abs=1e-6)
+
+
+def test_a_table_that_cannot_be_used_is_left_out_and_told(found):
+    assert list(found.skipped) == ["broken"]
+    assert "The target 'target' is missing in 1 of 2 rows" in found.skipped["broken"]
+
+
+def test_answers_are_signed_rank_tests_over_tables(found):
+    scores = found.scores()
+    answers = found.answers()
+    assert [answer.question for answer in answers] == list(SURVEY_QUESTIONS)
+    for answer in answers:
+        differences = scores[answer.question.scheme] - scores[answer.question.against]
+        np.testing.assert_allclose(answer.differences, differences, atol=1e-12)
+        assert answer.test.p_value == pytest.approx(stats.wilcoxon(differences, zero_method="zsplit").pvalue)
+        assert sum(answer.answers.values()) == 3
+        assert answer.p_holm >= answer.test.p_value
+    assert [len(answer.differences) for answer in found.answers("regression")] == [1] * len(SURVEY_QUESTIONS)
+    assert found.overall()[0].summary().startswith("L2 on the weights ")
+    np.testing.assert_allclose(
+        found.ranking().mean_ranks, scores.rank(axis=1, ascending=False).mean()[found.ranking().mean_ranks.index]
+    )
+
+
+def test_a_survey_is_saved_and_goes_on(found, folder, tmp_path):
+    found.save(tmp_path / "one.parquet")
+    loaded = Survey.load(tmp_path / "one.parquet")
+    pd.testing.assert_frame_equal(loaded.frame, found.frame)
+    assert (loaded.skipped, loaded.settings["max_rows"]) == (found.skipped, 80)
+
+
+def test_a_folder_without_tables_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"No table in .* could be used"):
+        survey(tmp_path, tmp_path / "out")
