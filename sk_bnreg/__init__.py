@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from sk_bnreg.engine.tasks import fit_stack
+from sk_bnreg.estimators.fit_stack import fit_stack
 from sk_bnreg.estimators.networks import BNMLPClassifier, BNMLPRegressor
 from sk_bnreg.search.grid import StackedGridSearchCV, StackedRandomizedSearchCV
 
@@ -22,8 +22,8 @@ _LATER = {
     "SchemeComparisonDisplay": "report.displays",
     "StackedOptunaSearchCV": "search.tuning",
     "SurveyDisplay": "report.survey_displays",
-    "TunedL2": "study.study",
-    "compare_schemes": "study.study",
+    "TunedL2": "study.schemes",
+    "compare_schemes": "study.compare",
     "search_space": "search.space",
     "suggest": "search.space",
     "survey": "study.survey",

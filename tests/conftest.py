@@ -34,7 +34,8 @@ from sklearn.datasets import load_wine
 
 from sk_bnreg import BNMLPClassifier, NormRecorder, SchemeComparison, diagnose
 from sk_bnreg.cli.main import main
-from sk_bnreg.study.comparison import DEFAULT_SCHEMES, SCHEMES, StudyPlan
+from sk_bnreg.study.plan import StudyPlan
+from sk_bnreg.study.schemes import DEFAULT_SCHEMES, SCHEMES
 from sk_bnreg.study.survey import Survey, survey_schemes
 
 BUDGETS = (0.0, 0.1, 1.0, 10.0)

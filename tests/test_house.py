@@ -10,12 +10,12 @@ import sk_bnreg
 # Folders, and the files in each, in the order of imports.
 HOUSE = {
     "engine": "roles embedding stack rows solvers net workers training simd elementary passes kernel compiled tasks",
-    "estimators": "base networks",
+    "estimators": "targets preparation base networks fit_stack pipelines",
     "search": "evaluation grid space trials tuning",
     "stats": "stats",
     "theory": "rotation diagnosis reproduce",
     "report": "displays diagnosis_displays survey_displays pages",
-    "study": "comparison store study tables survey",
+    "study": "schemes plan comparison store nested compare tables survey",
     "cli": "main",
 }
 ORDER = [f"{folder}.{file}" for folder, files in HOUSE.items() for file in files.split()]

@@ -60,8 +60,8 @@ def compare(
     """Compare regularisation schemes on a table, each tuned with the same effort."""
     import torch
 
-    from sk_bnreg.study.comparison import DEFAULT_SCHEMES, SCHEMES
-    from sk_bnreg.study.study import compare_schemes
+    from sk_bnreg.study.compare import compare_schemes
+    from sk_bnreg.study.schemes import DEFAULT_SCHEMES, SCHEMES
     from sk_bnreg.study.tables import network_pipeline, read_table
 
     # cores go to outer folds: threads of one small network wait for each other, for long on a busy machine
@@ -174,7 +174,7 @@ def tune(
     from optuna import logging, pruners
     from sklearn.model_selection import KFold, StratifiedKFold
 
-    from sk_bnreg.search.evaluation import network_in
+    from sk_bnreg.estimators.pipelines import network_in
     from sk_bnreg.search.space import search_space
     from sk_bnreg.search.tuning import StackedOptunaSearchCV
     from sk_bnreg.study.comparison import SchemeComparison, default_rope, metric_name

@@ -17,7 +17,7 @@ from sk_bnreg.engine.embedding import SIZE
 from sk_bnreg.engine.net import StackedNet
 from sk_bnreg.engine.rows import Rows, Table
 from sk_bnreg.engine.stack import n_kept
-from sk_bnreg.engine.training import Run
+from sk_bnreg.engine.training import Key, Run
 from sk_bnreg.engine.workers import CACHE_LINE, Job, Room, Team
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def compilation_told(tell: Callable[[str], object]) -> Iterator[None]:
         yield
 
 
-class CompiledRun(Run):
+class CompiledRun(Run[Key]):
     """A net whose members are trained by the compiled kernel, in place.
 
     Parameters
@@ -83,7 +83,7 @@ class CompiledRun(Run):
     def __init__(
         self,
         net: StackedNet,
-        owner: Sequence[int],
+        owner: Sequence[Key],
         train: Sequence[Rows],
         valid: Sequence[Rows | None],
         monitor: Sequence[Rows | None],

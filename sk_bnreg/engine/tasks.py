@@ -1,22 +1,19 @@
-"""fit_stack: fit many estimators at once, each as if it had been fitted alone."""
+"""Tasks and their training: what to train on which rows and how, any number of them at once."""
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from sklearn.exceptions import FitFailedWarning
 from skorch.callbacks import Callback
 
 from sk_bnreg.engine.compiled import CompiledRun, compilation_told, has_kernel
 from sk_bnreg.engine.net import StackedNet
-from sk_bnreg.engine.rows import Rows, Table
+from sk_bnreg.engine.rows import Rows
 from sk_bnreg.engine.solvers import SOLVERS, Member
 from sk_bnreg.engine.stack import StackedLoss, StackedMLP
-from sk_bnreg.engine.training import STEP_HOOKS, Run, TorchRun, train_nets
+from sk_bnreg.engine.training import STEP_HOOKS, Key, Run, TorchRun, train_nets
 
 
 class Structure(NamedTuple):
@@ -41,10 +38,12 @@ class Structure(NamedTuple):
 
 @dataclass
 class Task:
-    """One estimator's checked data and settings, ready to be trained.
+    """Networks to be trained as one net, such as an estimator's ensemble: their rows and settings, checked.
 
     Attributes
     ----------
+    members : list of Member
+        A network each.
     train, valid : list of Rows
         Rows that each member trains on and is stopped early on; `valid` is empty without early stopping.
     monitor : Rows or None
@@ -59,7 +58,6 @@ class Task:
         skorch callbacks for this training alone.
     """
 
-    estimator: Any
     structure: Structure
     members: list[Member]
     train: list[Rows]
@@ -78,134 +76,8 @@ class Task:
 
     @property
     def alone(self) -> bool:
-        """Whether the estimator gets a net of its own."""
+        """Whether its net is shared with no other task."""
         return bool(self.compiled or self.callbacks or self.hooks or self.verbose or self.net)
-
-
-def fit_stack(
-    estimators: Sequence[Any],
-    X: Any,
-    y: Any,
-    *,
-    rows: Sequence[Any] | None = None,
-    sample_weight: Any = None,
-    monitor_rows: Sequence[Any] | None = None,
-    on_epoch_end: Callable[[int, Any], Sequence[int] | None] | None = None,
-) -> Sequence[Any]:
-    """Fit many estimators at once, an epoch of all at a time.
-
-    Afterwards each estimator is what its own ``fit(X[rows], y[rows])`` would have made
-    of it. The estimators may differ in everything. On a CPU every network is trained by itself, on as many
-    threads as torch may use (`torch.set_num_threads`), and is the same to the bit whatever the others and the
-    threads. On a GPU those that agree in layer sizes, activation, batch_norm, batch size, batches per epoch, solver,
-    loss and dtype are one batched program, up to 64 networks in each, and are the same to rounding.
-    Callbacks given to `set_callbacks` are not called here.
-
-    Parameters
-    ----------
-    estimators : sequence of BNMLPClassifier or BNMLPRegressor
-        Fitted in place.
-    X : {array-like, sparse matrix} of shape (n_samples, n_features), or list of them
-        One table for all, or a list of one per estimator. A table given several times
-        is held once.
-    y : array-like of shape (n_samples,) or (n_samples, n_outputs), or list of them
-        A list of arrays is one per estimator when `X` is a list.
-    rows : sequence of array-like of int, or None
-        The rows that each estimator trains on, early-stopping fraction included.
-    sample_weight : array-like of shape (n_samples,), list of them, or None
-        A list when `X` is one.
-    monitor_rows : sequence of array-like of int, or None
-        Rows on which each estimator is scored after every epoch for `on_epoch_end`.
-        They have no influence on the weights, nor on which epoch is kept.
-    on_epoch_end : callable or None
-        ``on_epoch_end(epoch, scores)`` after every epoch; `scores` has one
-        entry per estimator, minus its mean loss on its monitor rows (of an ensemble, the mean
-        over its networks), nan for those that are not training now. It may return the indices of estimators to stop.
-
-    Returns
-    -------
-    list of estimators
-
-    Raises
-    ------
-    ValueError
-        If the data or a parameter is not valid, or if the training of every estimator
-        diverged. If only some diverged, a `FitFailedWarning` names them and they stay
-        unfitted.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_iris
-    >>> from sk_bnreg import BNMLPClassifier, fit_stack
-    >>> X, y = load_iris(return_X_y=True)
-    >>> nets = [BNMLPClassifier(l2=l2, random_state=0) for l2 in (0.01, 0.1, 1.0)]
-    >>> [bool(net.score(X, y) > 0.9) for net in fit_stack(nets, X, y)]
-    [True, True, True]
-    """
-    n = len(estimators)
-    if not n or not all(hasattr(estimator, "_make_task") for estimator in estimators):
-        raise ValueError(f"estimators must be one or more BNMLPClassifier or BNMLPRegressor, got {list(estimators)!r}.")
-    several = isinstance(X, list | tuple) and all(len(np.shape(table)) == 2 for table in X)
-    if several and len(X) != n:
-        raise ValueError(f"X must be one table or a list of one per estimator, got {len(X)} for {n} estimators.")
-    given = (X, y, [None] * n if sample_weight is None else sample_weight)
-    by_estimator = zip(*given, strict=True) if several else [(X, y, sample_weight)] * n
-    tables: dict[Any, Table] = {}
-    tasks = [
-        make_task(
-            estimator,
-            X_i,
-            y_i,
-            weight,
-            (None, None, None),
-            tables,
-            rows=None if rows is None else _check_rows(rows, i, n, X_i, "rows"),
-            monitor_rows=None if monitor_rows is None else _check_rows(monitor_rows, i, n, X_i, "monitor_rows"),
-        )
-        for i, (estimator, (X_i, y_i, weight)) in enumerate(zip(estimators, by_estimator, strict=True))
-    ]
-    diverged = train_tasks(tasks, on_epoch_end)
-    if len(diverged) == n:
-        raise ValueError(DIVERGED)
-    if diverged:
-        warnings.warn(f"Estimators {diverged} of {n} are not fitted. {DIVERGED}", FitFailedWarning, stacklevel=2)
-    return estimators
-
-
-def _check_rows(rows: Sequence[Any], i: int, n: int, X: Any, name: str) -> np.ndarray:
-    """Return estimator i's rows as indices; a boolean mask is allowed."""
-    if len(rows) != n:
-        raise ValueError(f"{name} must have an entry per estimator, got {len(rows)} for {n} estimators.")
-    index, n_rows = np.asarray(rows[i]), X.shape[0] if hasattr(X, "shape") else len(X)
-    if index.dtype == bool and len(index) == n_rows:
-        index = np.flatnonzero(index)
-    if index.dtype.kind not in "iu" or index.size == 0 or index.min() < 0 or index.max() >= n_rows:
-        raise ValueError(f"{name}[{i}] must be indices from 0 to {n_rows - 1} or a mask of {n_rows}, got {rows[i]!r}.")
-    return index
-
-
-def make_task(
-    network: Any,
-    X: Any,
-    y: Any,
-    sample_weight: Any,
-    validation: Any,
-    tables: dict[Any, Table],
-    *,
-    monitor: tuple[Any, Any] | None = None,
-    **options: Any,
-) -> Task:
-    """Return a network's task; a table that an earlier task in `tables` checked is not checked or copied again.
-
-    `monitor` is X and y of other rows to report on; the options are `_make_task`'s.
-    """
-    keys = [(id(table), network.dtype, str(network.device)) for table in (X, *(monitor or ())[:1])]
-    task: Task = network._make_task(X, y, sample_weight, validation=validation, table=tables.get(keys[0]), **options)
-    tables[keys[0]] = task.train[0].table
-    if monitor is not None:
-        task.monitor = network._monitor_rows(*monitor, tables.get(keys[1]))
-        tables[keys[1]] = task.monitor.table
-    return task
 
 
 DIVERGED = (
@@ -215,58 +87,55 @@ DIVERGED = (
 
 
 def train_tasks(
-    tasks: Sequence[Task], on_epoch_end: Callable[[int, Any], Sequence[int] | None] | None = None
-) -> list[int]:
-    """Train tasks and hand each estimator its net; return the tasks that diverged. `on_epoch_end` is `fit_stack`'s."""
+    tasks: Mapping[Key, Task], on_epoch_end: Callable[[int, dict[Key, float]], Iterable[Key]] | None = None
+) -> dict[Key, StackedNet | None]:
+    """Train tasks, an epoch of all at a time; return the net of each, None where the training diverged.
 
-    def call(epoch: int, losses: dict[int, float]) -> Sequence[int]:
-        assert on_epoch_end is not None
-        scores = np.full(len(tasks), np.nan)
-        for i, loss in losses.items():
-            scores[i] = -loss
-        stopped = on_epoch_end(epoch, scores)
-        return () if stopped is None else stopped
-
+    Parameters
+    ----------
+    tasks : mapping
+        By any key, by which the hook knows them too.
+    on_epoch_end : callable or None
+        ``on_epoch_end(epoch, losses)`` after every epoch; `losses` has, for each task that is training, the mean loss
+        of its members on their monitor rows, nan without any. It returns the keys of tasks to stop.
+    """
     runs = [_run(tasks, part) for part in _plan(tasks)]
-    told = any(task.verbose and task.compiled for task in tasks)
+    told = any(task.verbose and task.compiled for task in tasks.values())
     try:
         with compilation_told(print) if told else nullcontext():
-            train_nets(runs, None if on_epoch_end is None else call)
+            train_nets(runs, on_epoch_end)
     finally:
         for run in runs:
             hooks = tasks[run.owner[0]].hooks
             run.net.callbacks_ = [(name, callback) for name, callback in run.net.callbacks_ if callback not in hooks]
-    diverged = []
+    nets: dict[Key, StackedNet | None] = {}
     for run in runs:
-        for i in dict.fromkeys(run.owner):
-            own = [m for m, owner in enumerate(run.owner) if owner == i]
-            if any(run.net.records_[m].diverged for m in own):
-                diverged.append(i)
-            else:
-                tasks[i].estimator._adopt(run.net.select(own), tasks[i])
-    return sorted(diverged)
+        for key in dict.fromkeys(run.owner):
+            own = [m for m, owner in enumerate(run.owner) if owner == key]
+            nets[key] = None if any(run.net.records_[m].diverged for m in own) else run.net.select(own)
+    return nets
 
 
-def _plan(tasks: Sequence[Task]) -> list[list[int]]:
+def _plan(tasks: Mapping[Key, Task]) -> list[list[Key]]:
     """Divide tasks among nets: one each, but where torch trains those of equal structure together, up to 64 members.
 
     The weights of very wide tables' nets take some hundred megabytes at most.
     """
-    parts: list[list[int]] = []
-    latest: dict[Structure, list[int]] = {}
-    for i, task in enumerate(tasks):
+    parts: list[list[Key]] = []
+    latest: dict[Structure, list[Key]] = {}
+    for key, task in tasks.items():
         part = latest.get(task.structure)
-        if task.alone or part is None or _n_members(tasks, [*part, i]) > _most_members(task.structure):
+        if task.alone or part is None or _n_members(tasks, [*part, key]) > _most_members(task.structure):
             part = []
             parts.append(part)
             if not task.alone:
                 latest[task.structure] = part
-        part.append(i)
+        part.append(key)
     return parts
 
 
-def _n_members(tasks: Sequence[Task], part: Sequence[int]) -> int:
-    return sum(len(tasks[i].members) for i in part)
+def _n_members(tasks: Mapping[Key, Task], part: Sequence[Key]) -> int:
+    return sum(len(tasks[key].members) for key in part)
 
 
 def _most_members(structure: Structure) -> int:
@@ -274,10 +143,10 @@ def _most_members(structure: Structure) -> int:
     return max(1, min(64, 2**24 // (widest * (structure.n_features + widest))))
 
 
-def _run(tasks: Sequence[Task], part: Sequence[int]) -> Run:
+def _run(tasks: Mapping[Key, Task], part: Sequence[Key]) -> Run[Key]:
     """Return what trains the members of some tasks as one net."""
     first = tasks[part[0]]
-    members = [member for i in part for member in tasks[i].members]
+    members = [member for key in part for member in tasks[key].members]
     if first.net is None:
         net = _make_net(first, members)
     else:
@@ -292,10 +161,10 @@ def _run(tasks: Sequence[Task], part: Sequence[int]) -> Run:
     nothing: list[Rows | None] = [None]
     return (CompiledRun if first.compiled and not net.hooked(*STEP_HOOKS) else TorchRun)(
         net,
-        [i for i in part for _ in tasks[i].members],
-        [rows for i in part for rows in tasks[i].train],
-        [rows for i in part for rows in tasks[i].valid or nothing * len(tasks[i].members)],
-        [tasks[i].monitor for i in part for _ in tasks[i].members],
+        [key for key in part for _ in tasks[key].members],
+        [rows for key in part for rows in tasks[key].train],
+        [rows for key in part for rows in tasks[key].valid or nothing * len(tasks[key].members)],
+        [tasks[key].monitor for key in part for _ in tasks[key].members],
         first.epochs,
     )
 

@@ -1,8 +1,8 @@
 """The loop over epochs that trains any number of nets at once, and the torch engine that stands in it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from math import inf
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +15,13 @@ from sk_bnreg.engine.solvers import decay_budgets, learning_rates
 from sk_bnreg.engine.stack import Dropout, TrainingPass
 from sk_bnreg.engine.workers import Job, Workers
 
-TaskHook = Callable[[int, dict[int, float]], Iterable[int]]  # (epoch, mean loss by task) -> tasks to stop
+Key = TypeVar("Key", bound=Hashable)  # of a task
 STEP_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed", "around_step")
 
 
-def train_nets(runs: Sequence["Run"], on_epoch_end: TaskHook | None = None) -> None:
+def train_nets(
+    runs: Sequence["Run[Key]"], on_epoch_end: Callable[[int, dict[Key, float]], Iterable[Key]] | None = None
+) -> None:
     """Train every member of every run to its last epoch, an epoch of all at a time."""
     waiting, epoch = list(runs), 0
     with Workers() as workers:
@@ -32,7 +34,7 @@ def train_nets(runs: Sequence["Run"], on_epoch_end: TaskHook | None = None) -> N
             for run in waiting:
                 run.end_epoch(epoch)
             if on_epoch_end is not None:
-                losses: dict[int, list[float]] = {}
+                losses: dict[Key, list[float]] = {}
                 for run in waiting:
                     for m, loss in zip(run.active, run.monitor_loss, strict=True):
                         losses.setdefault(run.owner[m], []).append(loss)
@@ -48,13 +50,13 @@ def train_nets(runs: Sequence["Run"], on_epoch_end: TaskHook | None = None) -> N
         run.net.notify("on_train_end", X=run.train, y=None)
 
 
-class Run:
+class Run(Generic[Key]):
     """A net in training: what does not depend on the engine.
 
     Parameters
     ----------
     net : StackedNet
-    owner : sequence of int
+    owner : sequence of hashable
         The task that each member belongs to.
     n_rows : sequence of int
         Rows that each member trains on.
@@ -77,7 +79,7 @@ class Run:
 
     closing_loss: list[float]
 
-    def __init__(self, net: StackedNet, owner: Sequence[int], n_rows: Sequence[int], epochs: int | None, train: Any):
+    def __init__(self, net: StackedNet, owner: Sequence[Key], n_rows: Sequence[int], epochs: int | None, train: Any):
         self.net, self.owner, self.train = net, owner, train
         self.active = list(range(len(net.members)))
         self.bounds = [batch_bounds(n, n if net.batch_size == -1 else net.batch_size) for n in n_rows]
@@ -168,7 +170,7 @@ class Run:
             record.diverged = not sound or (record.diverged and not self.watches(m))
 
 
-class TorchRun(Run):
+class TorchRun(Run[Key]):
     """A net whose members, of equal structure, are one batched torch program.
 
     Parameters
@@ -183,7 +185,7 @@ class TorchRun(Run):
     def __init__(
         self,
         net: StackedNet,
-        owner: Sequence[int],
+        owner: Sequence[Key],
         train: Sequence[Rows],
         valid: Sequence[Rows | None],
         monitor: Sequence[Rows | None],

@@ -1,16 +1,12 @@
 """BNMLPClassifier and BNMLPRegressor: scikit-learn estimators on the engine."""
 
 import numpy as np
-import torch
 from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
-from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
+from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from sk_bnreg.estimators.base import BaseBNMLP
-
-LARGEST = 1e150  # target, whose square is a number
 
 
 class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
@@ -195,37 +191,14 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         verbose=False,
     ):
         super().__init__(
-            hidden_layer_sizes,
-            activation,
-            batch_norm=batch_norm,
-            dropout=dropout,
-            l2=l2,
-            l2_budget=l2_budget,
-            l2_targets=l2_targets,
-            l2_mode=l2_mode,
-            solver=solver,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            max_iter=max_iter,
-            momentum=momentum,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            batch_norm_eps=batch_norm_eps,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            tol=tol,
-            n_ensemble=n_ensemble,
-            numeric_embedding=numeric_embedding,
-            warm_start=warm_start,
-            random_state=random_state,
-            device=device,
-            dtype=dtype,
-            callbacks=callbacks,
-            verbose=verbose,
-        )
+            hidden_layer_sizes, activation, batch_norm=batch_norm, dropout=dropout, l2=l2, l2_budget=l2_budget,
+            l2_targets=l2_targets, l2_mode=l2_mode, solver=solver, batch_size=batch_size, learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init, max_iter=max_iter, momentum=momentum, beta_1=beta_1, beta_2=beta_2,
+            epsilon=epsilon, batch_norm_eps=batch_norm_eps, early_stopping=early_stopping,
+            validation_fraction=validation_fraction, n_iter_no_change=n_iter_no_change, tol=tol, n_ensemble=n_ensemble,
+            numeric_embedding=numeric_embedding, warm_start=warm_start, random_state=random_state, device=device,
+            dtype=dtype, callbacks=callbacks, verbose=verbose,
+        )  # fmt: skip
         self.class_weight = class_weight
 
     def partial_fit(self, X, y, classes=None, sample_weight=None):
@@ -265,7 +238,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         ndarray of shape (n_samples,) or (n_samples, n_labels)
         """
         probability = self.predict_proba(X)
-        if self._multilabel:
+        if self.target_.multilabel:
             return (probability > 0.5).astype(np.int64)
         return self.classes_[probability.argmax(axis=1)]
 
@@ -283,10 +256,10 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
             Columns are in the order of `classes_`.
         """
         outputs = self._outputs(X)  # (M, C, n_samples)
-        if self._loss()[0] == "multiclass":
+        if self.target_.loss == "multiclass":
             return softmax(outputs, axis=1).mean(axis=0).T
         probability = expit(outputs).mean(axis=0).T
-        if self._multilabel:
+        if self.target_.multilabel:
             return probability
         if len(self.classes_) == 1:
             return np.ones_like(probability)
@@ -306,68 +279,10 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         """
         return np.log(self.predict_proba(X))
 
-    def _learn_target(self, y, weight, classes, final):
-        del weight, final
-        kind = type_of_target(y, input_name="y")
-        if kind not in ("binary", "multiclass", "multilabel-indicator"):
-            check_classification_targets(y)
-            raise ValueError("y must have one column or be 0/1 labels, got several columns of classes.")
-        self._multilabel = kind == "multilabel-indicator"
-        if classes is not None:
-            self.classes_ = np.asarray(classes)
-        elif self._multilabel:
-            self.classes_ = np.arange(y.shape[1])
-        else:
-            self.classes_ = np.unique(y)
-
-    def _is_known(self, y):
-        return np.ones(len(y), dtype=bool) if self._multilabel else np.isin(y, self.classes_)
-
-    def _encode(self, y):
-        if self._multilabel:
-            _check_columns(y, len(self.classes_))
-            return torch.as_tensor(y, dtype=torch.float64)
-        if not self._is_known(y).all():
-            unknown = sorted(set(np.unique(y)) - set(self.classes_))
-            raise ValueError(f"y has classes {unknown} that are not in classes_={self.classes_}.")
-        codes = torch.as_tensor(np.searchsorted(self.classes_, y), dtype=torch.int64)
-        return codes if len(self.classes_) > 2 else codes[:, None].double()
-
-    def _learn_class_weight(self, y, weight):
-        self._class_weights = None
-        if self.class_weight is not None and not self._multilabel:
-            self._class_weights = compute_class_weight(
-                self.class_weight, classes=self.classes_, y=y, sample_weight=weight
-            )
-
-    def _add_class_weight(self, y, weight):
-        if self.class_weight is None:
-            return weight
-        if self._multilabel:
-            by_row = compute_sample_weight(self.class_weight, y)
-        else:
-            by_row = self._class_weights[np.searchsorted(self.classes_, y)]
-        return by_row if weight is None else by_row * weight
-
-    def _stratified(self):
-        return not self._multilabel
-
-    def _loss(self):
-        n_classes = len(self.classes_)
-        if self._multilabel:
-            return "binary", n_classes
-        return ("binary", 1) if n_classes <= 2 else ("multiclass", n_classes)
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def _check_columns(y, n_columns):
-    given = 1 if y.ndim == 1 else y.shape[1]
-    if given != n_columns:
-        raise ValueError(f"y must have {n_columns} columns as in the first fit, got {given}.")
 
 
 class BNMLPRegressor(RegressorMixin, BaseBNMLP):
@@ -539,41 +454,5 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
         -------
         ndarray of shape (n_samples,) or (n_samples, n_targets)
         """
-        prediction = self._outputs(X).mean(axis=0).T * self._target_scale + self._target_mean
-        return prediction[:, 0] if self._single_target else prediction
-
-    def _learn_target(self, y, weight, classes, final):
-        del classes
-        self._single_target = y.ndim == 1
-        y = y.reshape(len(y), -1)
-        size = np.abs(y).max(axis=0)  # whose square may be too small a number
-        if size.max() > LARGEST:
-            raise ValueError(f"y must be at most {LARGEST:g} in size, or squared errors overflow, got {size.max():g}.")
-        size[size == 0] = 1.0
-        mean = np.average(y / size, axis=0, weights=weight)
-        self._target_mean = mean * size
-        scale = np.sqrt(np.average((y / size - mean) ** 2, axis=0, weights=weight)) * size
-        constant = scale <= 10 * np.finfo(float).eps * np.abs(self._target_mean)
-        # scale 0 predicts the mean; in a partial_fit other values may come
-        self._target_scale = np.where(constant, 0.0 if final else 1.0, scale)
-
-    def _is_known(self, y):
-        return np.ones(len(y), dtype=bool)
-
-    def _encode(self, y):
-        _check_columns(y, len(self._target_mean))
-        scale = np.where(self._target_scale > 0, self._target_scale, 1.0)
-        return torch.as_tensor((y.reshape(len(y), -1) - self._target_mean) / scale)
-
-    def _learn_class_weight(self, y, weight):
-        del y, weight
-
-    def _add_class_weight(self, y, weight):
-        del y
-        return weight
-
-    def _stratified(self):
-        return False
-
-    def _loss(self):
-        return "squared", len(self._target_mean)
+        outputs = self._outputs(X).mean(axis=0)  # (C, n_samples)
+        return self.target_.decode(outputs)

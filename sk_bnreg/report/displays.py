@@ -5,20 +5,11 @@ from textwrap import fill
 import numpy as np
 import pandas as pd
 from scipy import stats
-from sklearn.pipeline import Pipeline
 
-from sk_bnreg.estimators.base import BaseBNMLP
+from sk_bnreg.estimators.pipelines import network_in
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # of Okabe & Ito's, those with contrast on white and on black
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-
-
-def find_network(estimator):
-    """Return the network in which an estimator ends, or None."""
-    if isinstance(estimator, Pipeline):
-        return find_network(estimator[-1])
-    inner = getattr(estimator, "regressor_", getattr(estimator, "regressor", None))  # TransformedTargetRegressor
-    return estimator if isinstance(estimator, BaseBNMLP) else inner and find_network(inner)
 
 
 class Display:
@@ -431,7 +422,7 @@ class LearningCurvesDisplay(Display):
         """
         curves = []
         for name, estimator in estimators.items():
-            network = find_network(estimator)
+            network, _ = network_in(estimator)
             if network is None:
                 raise ValueError(f"estimators must be or end in BNMLP networks, got {estimator!r} for {name!r}.")
             epoch = np.arange(1, network.n_iter_ + 1)

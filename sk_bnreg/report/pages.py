@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sk_bnreg.estimators.pipelines import network_in
 from sk_bnreg.report.diagnosis_displays import InvarianceDisplay, NormTrajectoryDisplay
 from sk_bnreg.report.displays import (
     L2PathDisplay,
     LearningCurvesDisplay,
     PosteriorDisplay,
     SchemeComparisonDisplay,
-    find_network,
 )
 from sk_bnreg.report.survey_displays import CriticalDifferenceDisplay, SurveyDisplay
 
@@ -56,7 +56,7 @@ def write_report(comparison, path, about):
     ...     "customers.csv" in Path(f"{folder}/report.html").read_text(encoding="utf-8")
     True
     """
-    network = find_network(comparison.best_estimator_)
+    network, _ = network_in(comparison.best_estimator_)
     with_interaction = {"plain", "l2", "bn", "bn+l2"} <= set(comparison.schemes)
     _write_page(
         path,

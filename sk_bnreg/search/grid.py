@@ -1,6 +1,7 @@
 """StackedGridSearchCV and StackedRandomizedSearchCV: scikit-learn's searches that train candidates together."""
 
 import time
+from functools import partial
 
 import numpy as np
 from scipy.stats import rankdata
@@ -9,9 +10,9 @@ from sklearn.callback import with_callbacks
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import indexable
-from sklearn.utils.validation import _check_method_params
 
-from sk_bnreg.search.evaluation import Evaluation, candidate_of
+from sk_bnreg.borrowed import check_method_params, warn_or_raise_about_fit_failures
+from sk_bnreg.search.evaluation import Folds, Scoring, candidate_of, evaluate
 
 OWN_CONSTRAINTS = {"racing": ["boolean"]}
 
@@ -41,8 +42,8 @@ class StackedSearch(BaseSearchCV):
         self._validate_params()
         scorer, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
-        params = _check_method_params(X, params)
-        routed = self._get_routed_params_for_fit(params)
+        params = check_method_params(X, params)
+        routed = self.route(params)
         weight = params.get("sample_weight")
         about = {"X": X, "y": y, "metadata": None if weight is None else {"sample_weight": weight}, "estimator": self}
         context = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
@@ -53,8 +54,9 @@ class StackedSearch(BaseSearchCV):
         splits = list(cv.split(X, y, **routed.splitter.split))
         if len(splits) != self.n_splits_:
             raise ValueError(f"cv announced {self.n_splits_} splits and made {len(splits)}.")
-        evaluation = Evaluation(self, X, y, splits, scorer, routed.estimator.fit, routed.scorer.score)
-        results, first_scores = self._evaluate(evaluation, refit_metric, context)
+        folds = Folds(X, y, splits, routed.estimator.fit, routed.scorer.score)
+        scoring = Scoring(scorer, self.error_score, self.return_train_score, caller=self)
+        results, first_scores = self._evaluate(folds, scoring, refit_metric, context)
         self.multimetric_ = isinstance(first_scores, dict)
         if callable(self.scoring) and self.multimetric_:
             self._check_refit_for_multimetric(first_scores)
@@ -71,28 +73,104 @@ class StackedSearch(BaseSearchCV):
         context.call_on_fit_task_end(**about)
         return self
 
-    def _evaluate(self, evaluation, refit_metric, context):
+    def route(self, params):
+        """Return what splitter, estimator and scorer are given of the arguments of `fit`."""
+        return self._get_routed_params_for_fit(params)
+
+    def _evaluate(self, folds, scoring, refit_metric, context):
         """Run all candidates; return `cv_results_` and one fold's test scores."""
         del refit_metric
-        tried, scores, more, results, splits = [], [], {}, {}, evaluation.splits
+        tried, scores, more, results, n_splits = [], [], {}, {}, len(folds.splits)
 
         def evaluate_candidates(candidates, more_results=None, callback_ctx=None):
             nonlocal results
             candidates = list(candidates)
             if self.verbose > 0:
-                n_fits = len(candidates) * len(splits)
-                print(f"Fitting {len(splits)} folds for each of {len(candidates)} candidates, totalling {n_fits} fits")
-            found, n_scored = evaluation.run(candidates, callback_ctx)
+                n_fits = len(candidates) * n_splits
+                print(f"Fitting {n_splits} folds for each of {len(candidates)} candidates, totalling {n_fits} fits")
+            found, n_scored = self._run(candidates, folds, scoring, callback_ctx)
             scores.extend(found)
             tried.extend(candidates)
             raced = {"n_splits_scored": n_scored} if self.racing else {}
             for name, values in {**(more_results or {}), **raced}.items():
                 more.setdefault(name, []).extend(values)
-            results = self._format_results(tried, len(splits), scores, more)
+            results = self._format_results(tried, n_splits, scores, more)
             return results
 
         self._run_search(evaluate_candidates, callback_ctx=context)
         return results, scores[0]["test_scores"]
+
+    def _run(self, candidates, folds, scoring, context):
+        """Return a result for each candidate and fold, as scikit-learn has them, and each candidate's number of folds.
+
+        Where racing spared a fold, the result is the mean of the candidate's others.
+        """
+        n_splits = len(folds.splits)
+        everything = [(candidate, split) for candidate in range(len(candidates)) for split in range(n_splits)]
+        contexts = {}
+        if context is not None:
+            contexts = {
+                place: context.subcontext(task_name="candidate-split-evaluation", task_id=number)
+                for number, place in enumerate(everything)
+            }
+        found = {}
+        for places in self._race(len(candidates), n_splits, found) if self.racing else [everything]:
+            found |= evaluate(
+                self.estimator,
+                candidates,
+                folds,
+                scoring,
+                places,
+                n_jobs=self.n_jobs,
+                pre_dispatch=self.pre_dispatch,
+                contexts=contexts,
+                on_results=partial(self._print, candidates, n_splits),
+            )
+        for place in contexts.keys() - found.keys():
+            contexts[place].call_on_fit_task_begin(estimator=self).call_on_fit_task_end(estimator=self)
+        run = sorted(found)
+        done = dict(zip(run, _with_error_scores([found[place] for place in run], self.error_score), strict=True))
+        results, n_scored = [], []
+        for candidate in range(len(candidates)):
+            own = [done[candidate, split] for split in range(n_splits) if (candidate, split) in done]
+            results += own + [_mean(own)] * (n_splits - len(own))
+            n_scored.append(len(own))
+        return results, n_scored
+
+    def _race(self, n_candidates, n_splits, found):
+        """Yield all candidates on the first fold, the best third on the second, the best ninth on the others.
+
+        `found` has the results of what was yielded before.
+        """
+        order = np.arange(n_candidates)
+        for share, splits in ((1, range(1)), (3, range(1, min(2, n_splits))), (9, range(2, n_splits))):
+            totals = np.zeros(n_candidates)
+            for (candidate, _), result in found.items():
+                totals[candidate] += self._objective(result["test_scores"])
+            order = order[np.argsort(-totals[order], kind="stable")]
+            order = np.sort(order[: max(1, round(n_candidates / share))])
+            yield [(candidate, split) for candidate in order.tolist() for split in splits]
+
+    def _objective(self, scores):
+        """Return the score that decides in a race, the least where there is none."""
+        if isinstance(scores, dict):
+            if self.refit not in scores:
+                raise ValueError(
+                    f"racing needs refit to be the name of the score that decides, one of {list(scores)}, "
+                    f"got {self.refit!r}."
+                )
+            scores = scores[self.refit]
+        return -np.inf if scores is None else np.nan_to_num(scores, nan=-np.inf)
+
+    def _print(self, candidates, n_splits, results):
+        if self.verbose > 1:
+            for (candidate, split), result in results.items():
+                params = ", ".join(f"{name}={value}" for name, value in sorted(candidates[candidate].items()))
+                seconds = result["fit_time"] + result["score_time"]
+                print(
+                    f"[CV {split + 1}/{n_splits}] END {params}; "
+                    f"score={result['test_scores']}, total time={seconds:.1f}s"
+                )
 
     def _format_results(self, candidate_params, n_splits, out, more_results=None):
         """Format as scikit-learn does; then blank the folds that were spared and rank behind who was stopped."""
@@ -126,6 +204,30 @@ class StackedSearch(BaseSearchCV):
         if hasattr(self.best_estimator_, "feature_names_in_"):
             self.feature_names_in_ = self.best_estimator_.feature_names_in_
         subcontext.call_on_fit_task_end(**about)
+
+
+def _with_error_scores(results, error_score):
+    """Give the failed fits their scores, or raise if all failed."""
+    warn_or_raise_about_fit_failures(results, error_score)
+    succeeded = next(result for result in results if result["fit_error"] is None)
+    for result in results:
+        if result["fit_error"] is not None:
+            for name, scores in succeeded.items():
+                if name.endswith("_scores"):
+                    result[name] = dict.fromkeys(scores, error_score) if isinstance(scores, dict) else error_score
+    return results
+
+
+def _mean(results):
+    """Return the mean of a candidate's results."""
+    means = {}
+    for name, value in results[0].items():
+        values = [result[name] for result in results]
+        if isinstance(value, dict):
+            means[name] = {metric: np.mean([scores[metric] for scores in values]) for metric in value}
+        else:
+            means[name] = value if name == "fit_error" else np.mean(values)
+    return means
 
 
 class StackedGridSearchCV(GridSearchCV, StackedSearch):

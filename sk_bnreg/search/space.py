@@ -5,7 +5,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from sk_bnreg.search.evaluation import network_in
+from sk_bnreg.estimators.pipelines import network_in
 
 PRESETS = ("regularization", "default", "wide")
 

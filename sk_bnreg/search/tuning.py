@@ -24,7 +24,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.parallel import Parallel, delayed
 
-from sk_bnreg.search.evaluation import candidate_of
+from sk_bnreg.search.evaluation import attempt, candidate_of, evaluate
 from sk_bnreg.search.grid import StackedSearch
 from sk_bnreg.search.space import suggest
 from sk_bnreg.search.trials import TrialQueue, open_storage
@@ -193,7 +193,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         self.show_progress_bar = show_progress_bar
         self.random_state = random_state
 
-    def _evaluate(self, evaluation, refit_metric, context):
+    def _evaluate(self, folds, scoring, refit_metric, context):
         """Run the study; return `cv_results_` of its finished trials and the names of their scores."""
         self._check_space()
         task = context.subcontext(task_name="search").call_on_fit_task_begin(estimator=self)
@@ -201,10 +201,10 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         in_memory = self.storage is None
         with tempfile.TemporaryDirectory() as folder:
             shared = in_memory and n_jobs > 1
-            study = self._open_study(f"{folder}/study.journal" if shared else self.storage, evaluation)
+            study = self._open_study(f"{folder}/study.journal" if shared else self.storage, folds)
             seed = check_random_state(self.random_state).randint(2**31)
             metric = self.refit if isinstance(self.refit, str) else refit_metric
-            worker = _Worker(self, evaluation, study, metric, seed)
+            worker = _Worker(self, folds, scoring, study, metric, seed)
             with _ProgressBar(study, self.n_trials, self.show_progress_bar):
                 if n_jobs == 1:
                     worker.run(0)
@@ -212,11 +212,11 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
                     Parallel(n_jobs, pre_dispatch="all", batch_size=1)(delayed(worker.run)(i) for i in range(n_jobs))
             if shared:
                 trials = study.get_trials()[: self.n_trials]
-                study = self._open_study(None, evaluation)
+                study = self._open_study(None, folds)
                 study.add_trials(trials)
         self.study_ = study
         task.call_on_fit_task_end(estimator=self)
-        return self._results(study, evaluation)
+        return self._results(study, folds)
 
     def _check_space(self):
         if self.n_trials is None and self.timeout is None:
@@ -232,7 +232,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         if unknown:
             raise ValueError(f"param_distributions names {sorted(unknown)}, which are no parameters of the estimator.")
 
-    def _open_study(self, storage, evaluation):
+    def _open_study(self, storage, folds):
         study = optuna.create_study(
             storage=open_storage(storage),
             study_name=self.study_name,
@@ -244,7 +244,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         if study.direction.name != "MAXIMIZE":
             raise ValueError(f"The study {study.study_name!r} must maximize its score, as scikit-learn does.")
         if not isinstance(study._storage, InMemoryStorage):
-            rows = joblib.hash([np.asarray(evaluation.X), np.asarray(evaluation.y), evaluation.splits])
+            rows = joblib.hash([np.asarray(folds.X), np.asarray(folds.y), folds.splits])
             if study.user_attrs.get("rows_and_folds", rows) != rows:
                 raise ValueError(
                     f"The storage has a study {study.study_name!r} of other rows or folds: give another study_name, or "
@@ -253,8 +253,8 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             study.set_user_attr("rows_and_folds", rows)
         return study
 
-    def _results(self, study, evaluation):
-        n_splits = len(evaluation.splits)
+    def _results(self, study, folds):
+        n_splits = len(folds.splits)
         trials = [
             trial
             for trial in study.get_trials(deepcopy=False)
@@ -264,7 +264,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             failed = [trial for trial in study.trials if "error" in trial.user_attrs]
             if failed:  # let the estimator say what is wrong
                 candidate = candidate_of(self.estimator, failed[0].params)
-                candidate.fit(evaluation.X, evaluation.y, **evaluation.fit_params)
+                candidate.fit(folds.X, folds.y, **folds.fit_params)
             reason = failed[0].user_attrs["error"] if failed else "Give it more time, or prune less."
             raise ValueError(f"No trial was completed, so there is no best one. {reason}")
         prefix = "split0_test_"
@@ -315,8 +315,10 @@ class _Asked(NamedTuple):
 class _Worker:
     """Takes trials from the study's queue, a batch at a time, until there are none."""
 
-    def __init__(self, search, evaluation, study, metric, seed):
-        self.search, self.evaluation, self.study, self.metric, self.seed = search, evaluation, study, metric, seed
+    def __init__(self, search, folds, scoring, study, metric, seed):
+        self.search, self.folds, self.scoring = search, folds, scoring
+        self.study, self.metric, self.seed = study, metric, seed
+        self.fronts = {}
         self.deadline = np.inf if search.timeout is None else time.time() + search.timeout
 
     def run(self, number):
@@ -357,41 +359,56 @@ class _Worker:
         pruner = self.study.pruner
         by_fold = self.search.report == "fold" and not isinstance(pruner, NopPruner)
         run = self._run_by_fold if by_fold or isinstance(pruner, WilcoxonPruner) else self._run_by_epoch
-        try:
-            return run(batch)
-        except Exception as error:
-            if len(batch) == 1:
-                return [error]
-            return [self._outcomes([asked])[0] for asked in batch]  # to find whose error it was
+        outcomes, failure = attempt(run, batch)
+        if failure is None:
+            return outcomes
+        if len(batch) == 1:
+            return [failure.raised]
+        return [self._outcomes([asked])[0] for asked in batch]  # to find whose error it was
+
+    def _train(self, batch, splits, on_epoch_end=None):
+        """Return the results of trials on some folds, by place."""
+        return evaluate(
+            self.search.estimator,
+            [asked.params for asked in batch],
+            self.folds,
+            self.scoring,
+            [(candidate, split) for candidate in range(len(batch)) for split in splits],
+            here=True,
+            fronts=self.fronts,
+            on_epoch_end=on_epoch_end,
+        )
 
     def _run_by_epoch(self, batch):
-        losses = np.full((len(batch), len(self.evaluation.splits)), np.nan)
+        n_splits = len(self.folds.splits)
+        losses = np.full((len(batch), n_splits), np.nan)
         stopped = [None] * len(batch)
 
-        def on_epoch_end(epoch, scores):
-            pruned = set()
-            for candidate, of_folds in scores.items():
-                known = ~np.isnan(of_folds)
-                losses[candidate, known] = of_folds[known]  # a fold that stopped early keeps its last
+        def on_epoch_end(epoch, now):
+            for place, loss in now.items():
+                losses[place] = losses[place] if np.isnan(loss) else loss  # a fold that stopped early keeps its last
+            pruned = []
+            for candidate in dict.fromkeys(candidate for candidate, _ in now):
                 mean = losses[candidate].mean()
-                if not np.isnan(mean) and self._report(batch[candidate], mean, epoch):
+                if not np.isnan(mean) and self._report(batch[candidate], -mean, epoch):
                     stopped[candidate] = epoch + 1
-                    pruned.add(candidate)
+                    pruned += [(candidate, split) for split in range(n_splits)]
             return pruned
 
         hook = None if isinstance(self.study.pruner, NopPruner) else on_epoch_end
-        results = self.evaluation.run_here([asked.params for asked in batch], on_epoch_end=hook)
-        return list(zip(results, stopped, strict=True))
+        found = self._train(batch, range(n_splits), hook)
+        return [([found[i, split] for split in range(n_splits)], epoch) for i, epoch in enumerate(stopped)]
 
     def _run_by_fold(self, batch):
         results, left = [[] for _ in batch], list(range(len(batch)))
-        for split in range(len(self.evaluation.splits)):
-            found = self.evaluation.run_here([batch[i].params for i in left], splits=[split])
-            for i, (result,) in zip(list(left), found, strict=True):
-                results[i].append(result)
+        n_splits = len(self.folds.splits)
+        for split in range(n_splits):
+            found = self._train([batch[i] for i in left], [split])
+            for place, i in enumerate(list(left)):
+                results[i].append(found[place, split])
                 scores = [self._objective(result["test_scores"]) for result in results[i]]
                 told = scores[-1] if isinstance(self.study.pruner, WilcoxonPruner) else float(np.mean(scores))
-                if split + 1 < len(self.evaluation.splits) and self._report(batch[i], told, split):
+                if split + 1 < n_splits and self._report(batch[i], told, split):
                     left.remove(i)
         return [(result, None) for result in results]
 
@@ -399,12 +416,11 @@ class _Worker:
         """Report a value, unless a worker that died had; tell whether to prune, or another worker has finished it."""
         if step in asked.steps:
             return False  # pruners judge the last step
-        try:
+        with suppress(UpdateFinishedTrialError):
             asked.trial.report(value, step)
-        except UpdateFinishedTrialError:
-            return True
-        asked.steps.add(step)
-        return asked.trial.should_prune()
+            asked.steps.add(step)
+            return asked.trial.should_prune()
+        return True
 
     def _objective(self, scores):
         if scores is None:
@@ -457,7 +473,7 @@ class _Worker:
         attrs[f"mean_test_{self.metric}"] = score
         if stopped_epoch is not None:
             attrs["stopped_epoch"] = stopped_epoch
-        pruned = stopped_epoch is not None or len(results) < len(self.evaluation.splits)
+        pruned = stopped_epoch is not None or len(results) < len(self.folds.splits)
         state = TrialState.PRUNED if pruned else TrialState.FAIL if np.isnan(score) else TrialState.COMPLETE
         return queue.finish(asked.trial, attrs, score if state == TrialState.COMPLETE else None, state)
 

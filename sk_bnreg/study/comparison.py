@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,62 +12,11 @@ from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import BaseShuffleSplit, check_cv
 
 from sk_bnreg.engine.roles import l2_by_role
-from sk_bnreg.report.displays import find_network
+from sk_bnreg.estimators.pipelines import network_in
 from sk_bnreg.search.evaluation import candidate_of
 from sk_bnreg.stats.stats import Contrast, contrast, holm
-
-_PENALTIES = {"none": "", "weights": "l2", "weights+gamma+beta": "l2+gamma+beta", "all": "l2+all"}
-
-
-def scheme_name(batch_norm: bool, l2_targets: str | tuple[str, ...], l2_mode: str = "decoupled") -> str:
-    """Name a scheme by what it does; schemes of one name train the same networks.
-
-    Examples
-    --------
-    >>> from sk_bnreg.study.comparison import scheme_name
-    >>> scheme_name(False, "weights+gamma+beta"), scheme_name(True, "none", "loss"), scheme_name(True, ("gamma",))
-    ('l2', 'bn', 'bn+l2 on gamma')
-    """
-    roles = _roles(batch_norm, l2_targets)
-    known = {_roles(batch_norm, targets): name for targets, name in reversed(_PENALTIES.items())}
-    penalty = known.get(roles, f"l2 on {', '.join(sorted(roles))}")
-    name = "+".join(filter(None, ("bn" if batch_norm else "", penalty))) or "plain"
-    return f"{name} (loss)" if roles and l2_mode == "loss" else name
-
-
-def _roles(batch_norm: bool, l2_targets: str | tuple[str, ...]) -> frozenset[str]:
-    """Return the roles that are penalised and there."""
-    absent = () if batch_norm else ("gamma", "beta")
-    return frozenset(role for role, l2 in l2_by_role(1.0, l2_targets).items() if l2 and role not in absent)
-
-
-def _factorial() -> dict[str, dict[str, Any]]:
-    """Return batch_norm x l2_targets x l2_mode, each kind of network once."""
-    schemes: dict[str, dict[str, Any]] = {}
-    for mode, batch_norm, targets in product(("decoupled", "loss"), (False, True), _PENALTIES):
-        params = {"batch_norm": batch_norm, "l2_targets": targets} | ({"l2_mode": mode} if mode == "loss" else {})
-        schemes.setdefault(scheme_name(batch_norm, targets, mode), params)
-    return schemes
-
-
-SCHEMES = _factorial()  # where l2_mode is not named, the estimator's holds
-DEFAULT_SCHEMES = ("plain", "l2", "bn", "bn+l2", "bn+l2+gamma+beta")
-
-
-class Question(NamedTuple):
-    """Does `subject` matter, given something else: is `scheme` better than `against`?"""
-
-    subject: str
-    given: str
-    scheme: str
-    against: str
-
-
-QUESTIONS = (
-    Question("L2 on the weights", "batch norm", "bn+l2", "bn"),
-    Question("batch norm", "L2", "bn+l2", "l2"),
-    Question("L2 on gamma and beta", "batch norm and L2 on the weights", "bn+l2+gamma+beta", "bn+l2"),
-)
+from sk_bnreg.study.plan import StudyPlan
+from sk_bnreg.study.schemes import QUESTIONS, SCHEMES, Question, scheme_name
 
 # beginnings of the names of scores whose best value is 1, for which a difference of 0.01 is the default rope
 BOUNDED_SCORES = (
@@ -124,77 +72,6 @@ class Answer:
         c, (subject, given, *_) = self.contrast, self.question
         verb = c.verdict if c.verdict in ("helps", "hurts") else f"is {c.verdict}"
         return f"{subject} {verb} given {given} ({c.mean:+.4f}, 95 % interval {c.low:+.4f} to {c.high:+.4f})"
-
-
-@dataclass(frozen=True)
-class StudyPlan:
-    """What a study is going to do.
-
-    Attributes
-    ----------
-    n_rows, n_features : int
-        Of the table.
-    schemes : tuple of str
-    n_candidates, inner_cv : int
-        Settings that each scheme tries, and the inner folds on which it does.
-    n_folds, n_repeats, n_seeds : int
-        Outer folds, how often they are drawn afresh, and networks per tuned scheme and fold.
-    learning_rate : str
-        "tuned" or "fixed".
-    learning_rates, budgets : tuple of float
-        The values tried.
-    metric : str
-    rope : float
-    resolution : float
-        The smallest rope, in standard deviations of the difference between folds, at which
-        so many folds can ever call two schemes equivalent.
-    n_fits : int
-        Different networks to be trained, at most.
-    seconds : float
-        Expected time, from a short calibration; nan without one.
-    random_state : int
-    versions : mapping of str to str
-    """
-
-    n_rows: int
-    n_features: int
-    schemes: tuple[str, ...]
-    n_candidates: int
-    inner_cv: int
-    n_folds: int
-    n_repeats: int
-    n_seeds: int
-    learning_rate: str
-    learning_rates: tuple[float, ...]
-    budgets: tuple[float, ...]
-    metric: str
-    rope: float
-    resolution: float
-    n_fits: int
-    seconds: float
-    random_state: int
-    versions: Mapping[str, str]
-
-    def __str__(self) -> str:
-        return self.summary()
-
-    def summary(self) -> str:
-        """Return the plan in four lines."""
-        outer = f"{self.n_folds} outer folds" + (f" x {self.n_repeats} repeats" if self.n_repeats > 1 else "")
-        seeds = f" x {self.n_seeds} seeds" if self.n_seeds > 1 else ""
-        time = "" if np.isnan(self.seconds) else f", about {_duration(self.seconds)}"
-        low, high = min(self.learning_rates), max(self.learning_rates)
-        rates = f"{len(self.learning_rates)} learning rates from {low:.2g} to {high:.2g}"
-        if self.learning_rate == "fixed":
-            rates = f"learning rate {low:.2g} in every scheme, not tuned"
-        return (
-            f"{len(self.schemes)} schemes x {self.n_candidates} candidates x {self.inner_cv} inner folds in "
-            f"{outer}{seeds}: at most {self.n_fits:,} network fits{time}.\n"
-            f"Candidates: {rates}; decay budgets D {', '.join(f'{D:g}' for D in self.budgets)}.\n"
-            f"Differences in {self.metric} within {self.rope:g} (the rope) count as none.\n"
-            f"So many folds can confirm that only if the difference between two schemes varies over folds with a "
-            f"standard deviation below {self.rope / self.resolution:.2g}."
-        )
 
 
 @dataclass(frozen=True)
@@ -297,7 +174,7 @@ class SchemeComparison:
                 raise ValueError(f"test_ratio, n_test / n_train of a fold, must be given for cv={splitter}.")
             # with repeats the splitter knows the folds of one
             test_ratio = 1 / (getattr(splitter, "cvargs", {}).get("n_splits", search.n_splits_) - 1)
-        networks = [find_network(candidate_of(search.estimator, params)) for params in results["params"]]
+        networks = [network_in(candidate_of(search.estimator, params))[0] for params in results["params"]]
         return cls._from_candidates(
             zip(networks, results["params"], scores, strict=True),
             metric=metric_name(search.estimator, scoring) if score == "score" else score,
@@ -354,7 +231,7 @@ class SchemeComparison:
             )
         n_folds = sum(name.startswith("split") and name.endswith("_test_score") for name in trials[0].user_attrs)
         minimised = study.direction.name == "MINIMIZE"
-        networks = [clone(find_network(estimator)) for _ in trials]
+        networks = [clone(network_in(estimator)[0]) for _ in trials]
         for network, trial in zip(networks, trials, strict=True):
             own = {name.rpartition("__")[2]: value for name, value in trial.params.items()}
             network.set_params(**{name: value for name, value in own.items() if name in network.get_params()})
@@ -528,9 +405,3 @@ class SchemeComparison:
 
     def _judge(self, differences: pd.Series) -> Contrast:
         return contrast(differences.to_numpy(), test_ratio=self.test_ratio, rope=self.rope)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -10,8 +10,9 @@ import pandas as pd
 
 from sk_bnreg.estimators.networks import BNMLPClassifier
 from sk_bnreg.stats.stats import Ranking, SignedRank, holm, ranking, signed_rank
-from sk_bnreg.study.comparison import SCHEMES, Question, SchemeComparison
-from sk_bnreg.study.study import BUDGETS, TunedL2, compare_schemes
+from sk_bnreg.study.compare import BUDGETS, compare_schemes
+from sk_bnreg.study.comparison import SchemeComparison
+from sk_bnreg.study.schemes import SCHEMES, Question, TunedL2
 from sk_bnreg.study.tables import network_pipeline, read_table
 
 FIXED = ", fixed rate"

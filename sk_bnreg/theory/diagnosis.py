@@ -10,14 +10,13 @@ import pandas as pd
 import torch
 from scipy import sparse
 from scipy.optimize import linprog
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 from torch import Tensor
 
+from sk_bnreg.borrowed import safe_indexing
 from sk_bnreg.engine.stack import StackedMLP
-from sk_bnreg.estimators.base import BaseBNMLP
+from sk_bnreg.estimators.pipelines import network_in, rows_at_network
+from sk_bnreg.estimators.preparation import array_rules
 from sk_bnreg.theory.rotation import Block, block_order, block_values, is_normalised, layer_rows, trajectory
 
 FACTOR = 3.0  # by which parameters are scaled
@@ -137,20 +136,16 @@ def _network_and_rows(estimator: Any, X: Any) -> tuple[Any, Tensor]:
     check_is_fitted(estimator)
     n_rows = _num_samples(X)
     if n_rows > N_ROWS:
-        X = _safe_indexing(X, np.linspace(0, n_rows - 1, N_ROWS).astype(int))
-    if hasattr(estimator, "best_estimator_"):
-        return _network_and_rows(estimator.best_estimator_, X)
-    if isinstance(estimator, TransformedTargetRegressor):
-        return _network_and_rows(estimator.regressor_, X)
-    if isinstance(estimator, Pipeline):
-        return _network_and_rows(estimator[-1], estimator[:-1].transform(X) if len(estimator) > 1 else X)
-    if not isinstance(estimator, BaseBNMLP):
+        X = safe_indexing(X, np.linspace(0, n_rows - 1, N_ROWS).astype(int))
+    network, _ = network_in(estimator)
+    if network is None:
         raise ValueError(f"estimator must be or end in a BNMLPClassifier or BNMLPRegressor, got {estimator!r}.")
     if n_rows < 2:
         raise ValueError(f"X must have at least 2 rows, over which to take batch statistics, got {n_rows}.")
-    X = validate_data(estimator, X, reset=False, **estimator._array_rules())
+    X, _ = rows_at_network(estimator, X)
+    X = validate_data(network, X, reset=False, **array_rules(network))
     dense = X.toarray() if sparse.issparse(X) else X  # type: ignore[attr-defined]
-    return estimator, torch.from_numpy(np.ascontiguousarray(dense.T))
+    return network, torch.from_numpy(np.ascontiguousarray(dense.T))
 
 
 class _Rescaling(NamedTuple):

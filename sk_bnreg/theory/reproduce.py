@@ -18,7 +18,7 @@ from sklearn.model_selection import ShuffleSplit, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
-from sk_bnreg.engine.tasks import fit_stack
+from sk_bnreg.estimators.fit_stack import fit_stack
 from sk_bnreg.estimators.networks import BNMLPClassifier, BNMLPRegressor
 from sk_bnreg.search.grid import StackedGridSearchCV
 from sk_bnreg.stats.stats import contrast

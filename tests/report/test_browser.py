@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sk_bnreg.study.comparison import SCHEMES
+from sk_bnreg.study.schemes import SCHEMES
 
 pytestmark = pytest.mark.browser
 

@@ -19,7 +19,7 @@ from sk_bnreg import (
     SchemeComparisonDisplay,
     SurveyDisplay,
 )
-from sk_bnreg.study.comparison import SCHEMES
+from sk_bnreg.study.schemes import SCHEMES
 from sk_bnreg.study.survey import SURVEY_QUESTIONS
 
 

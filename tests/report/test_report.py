@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
-from sk_bnreg.study.comparison import SCHEMES
+from sk_bnreg.study.schemes import SCHEMES
 
 
 class Page(HTMLParser):

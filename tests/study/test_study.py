@@ -20,8 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, SchemeComparison, compare_schemes
 from sk_bnreg.stats.stats import contrast
-from sk_bnreg.study.comparison import DEFAULT_SCHEMES, SCHEMES
-from sk_bnreg.study.study import TunedL2
+from sk_bnreg.study.schemes import DEFAULT_SCHEMES, SCHEMES, TunedL2
 
 ONCE = {"n_repeats": 1, "on_plan": None}
 SMALL = {

@@ -1,0 +1,365 @@
+"""From an estimator and a user's data to a task of the engine's: data are checked here, once."""
+
+import warnings
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.base import is_classifier
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+from sk_bnreg.engine.net import StackedNet
+from sk_bnreg.engine.roles import l2_by_role
+from sk_bnreg.engine.rows import Rows, Table, batch_bounds, numeric_features
+from sk_bnreg.engine.solvers import SOLVERS, Member, learning_rates
+from sk_bnreg.engine.tasks import Structure, Task
+from sk_bnreg.estimators.targets import ClassTarget, NumberTarget
+
+AUTO_STOPPING = 200  # with more rows than these early_stopping="auto" sets some aside
+MOST_EMBEDDED = 256  # features
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+Tables = dict[tuple[int, str, str], Table]  # by the user's object, dtype and device
+
+
+def make_task(
+    network: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any = None,
+    validation: tuple[Any, Any, Any] = (None, None, None),
+    *,
+    rows: NDArray[np.int64] | None = None,
+    monitor_rows: NDArray[np.int64] | None = None,
+    monitor: tuple[Any, Any] | None = None,
+    tables: Tables | None = None,
+    classes: Any = None,
+    epochs: int | None = None,
+) -> Task:
+    """Check a network's parameters and data, and return what trains it.
+
+    The network keeps what `predict` needs of the data: names of features, classes, the scale of targets.
+
+    Parameters
+    ----------
+    network : BaseBNMLP
+    X, y, sample_weight
+        As `fit` takes them.
+    validation : (X_val, y_val, sample_weight_val)
+    rows, monitor_rows : ndarray of int or None
+        Rows of `X` to train on, early-stopping fraction included, and rows of it to report on; None is all, and none.
+    monitor : (X, y) or None
+        Other rows to report on.
+    tables : dict or None
+        Tables that earlier tasks checked, which are not checked or copied again; this task's are added.
+    classes : array-like or None
+        All classes that will ever come (`partial_fit`).
+    epochs : int or None
+        Marks a `partial_fit`, of so many epochs.
+
+    Raises
+    ------
+    ValueError
+        If a parameter or the data is not valid.
+    """
+    check_params(network)
+    resumed = network.__dict__.get("net_") if network.warm_start or epochs else None
+    checked = _Checked(network, {} if tables is None else tables)
+    table, X, y = checked.table_and_target(X, y, reset=resumed is None)
+    weight = _checked_weight(sample_weight, X)
+    index = np.arange(table.shape[0]) if rows is None else rows
+    if weight is not None:
+        index = index[weight[index] > 0]
+        weight = weight[index]
+    if resumed is None:
+        network.__dict__.pop("net_", None)  # if this training fails, nothing is fitted
+        _learn_target(network, y[index], weight, classes, final=epochs is None)
+    checked.learn_class_weights(y[index], weight)
+
+    rng = check_random_state(network.random_state)
+    seeds = rng.randint(np.iinfo(np.int32).max, size=network.n_ensemble)
+    all_rows = checked.rows(table, index, y[index], weight)
+    valid_rows = checked.validation_rows(*validation)
+    stopping = not epochs and _stops_early(network, len(index), valid_rows is not None)
+    train, valid = [all_rows] * len(seeds), [valid_rows] * len(seeds) if stopping and valid_rows else []
+    if stopping and valid_rows is None:
+        # all are drawn before any is gathered, since drawing takes much memory for a moment
+        drawn = [_draw_aside(network, all_rows, rng) for _ in seeds]
+        train, valid = map(list, zip(*map(all_rows.divide, drawn), strict=True))
+    embedded = _embedded(network, table, index) if resumed is None else network.structure_.embedded
+    structure = _structure(network, table, len(train[0].index), embedded)
+    if resumed is not None and (structure[:-2], len(seeds)) != (network.structure_[:-2], len(resumed.members)):
+        raise ValueError(
+            "warm_start and partial_fit go on with the network as it is: of its parameters only dropout, l2, "
+            "l2_targets, l2_mode, learning_rate, learning_rate_init and those of the stopping rule may change."
+        )
+    return Task(
+        structure=structure,
+        members=_members(network, seeds, stopping, structure.n_batches),
+        train=train,
+        valid=valid,
+        monitor=checked.monitor(table, y, monitor_rows, monitor),
+        net=resumed,
+        epochs=epochs,
+        callbacks=list(network.callbacks or ()),
+        verbose=bool(network.verbose),
+    )
+
+
+def adopt(network: Any, net: StackedNet, task: Task) -> None:
+    """Let a network have the net that its task's training gave."""
+    record = net.records_[0]
+    network.net_ = net
+    network.n_iter_ = len(record.train_loss)
+    network.best_iter_ = record.best_iter
+    network.loss_curve_ = record.train_loss
+    network.validation_loss_curve_ = record.valid_loss or None
+    network.structure_ = task.structure
+
+
+def check_params(network: Any) -> None:
+    """Refuse parameters that are not valid, or not together."""
+    network._validate_params()
+    if network.solver == "lbfgs":
+        raise ValueError("solver must be 'adam' or 'sgd', got 'lbfgs', which has no counterpart for minibatches.")
+    if network.batch_norm and network.batch_size == 1:
+        raise ValueError("batch_size must be at least 2 with batch_norm=True, or 'auto', got 1.")
+    if not all(isinstance(size, Integral) and size > 0 for size in hidden_sizes(network)):
+        raise ValueError(f"hidden_layer_sizes must be integers > 0, got {network.hidden_layer_sizes!r}.")
+
+
+def hidden_sizes(network: Any) -> tuple[int, ...]:
+    """Return the units of each hidden layer; 0 for what is no number."""
+    sizes = network.hidden_layer_sizes
+    if isinstance(sizes, str):
+        return tuple(int(size) if size.isdecimal() else 0 for size in sizes.split("-"))
+    return (sizes,) if isinstance(sizes, Integral) else tuple(sizes)  # type: ignore[return-value]
+
+
+def l2_of_steps(network: Any, budget: float, n_batches: int) -> float:
+    """Return the strength whose sum of lr * l2 over all planned steps, `n_batches` an epoch, is this budget."""
+    if network.l2_mode == "loss" and network.solver == "adam":
+        raise ValueError(
+            "l2_mode must be 'decoupled' or solver 'sgd' for a decay budget to exist, got 'loss' with 'adam'."
+        )
+    n_steps = network.max_iter * n_batches
+    rate_sum = learning_rates(network.learning_rate, network.learning_rate_init, n_steps).sum()
+    factor = 1 / (1 - network.momentum) if network.l2_mode == "loss" else 1.0
+    return float(budget / (rate_sum * factor))
+
+
+def array_rules(network: Any) -> dict[str, Any]:
+    """Return what `validate_data` has to know of the arrays that a network takes."""
+    return {"dtype": getattr(np, network.dtype), "order": "C", "accept_sparse": "csr"}
+
+
+def as_table(X: Any, device: Any) -> Table:
+    """Return a checked array as a tensor on the device, without copying where it can; CSR as it is."""
+    if sparse.issparse(X):
+        return X  # type: ignore[return-value]
+    return torch.from_numpy(X if X.flags.writeable else X.copy()).to(device)
+
+
+def batch_size_for(network: Any, n_rows: int) -> int:
+    """Return how many rows a network's batches have when it trains on so many."""
+    if network.batch_size != "auto":
+        return min(network.batch_size, n_rows)
+    if n_rows <= 64:
+        return n_rows
+    return next((size for size in (200, 128, 64) if n_rows >= 12 * size), 32)
+
+
+def n_rows_aside(network: Any, n_rows: int) -> int:
+    """Return how many of the rows that `fit` is given a network sets aside for early stopping."""
+    return int(np.ceil(network.validation_fraction * n_rows)) if _stops_early(network, n_rows, False) else 0
+
+
+def _learn_target(network: Any, y: NDArray[Any], weight: Any, classes: Any, final: bool) -> None:
+    if is_classifier(network):
+        network.target_ = ClassTarget(y, classes)
+        network.classes_ = network.target_.classes
+    else:
+        network.target_ = NumberTarget(y, weight, final)
+
+
+def _stops_early(network: Any, n_rows: int, has_validation: bool) -> bool:
+    if has_validation and not network.early_stopping:
+        raise ValueError("early_stopping must be True or 'auto' when X_val and y_val are given, got False.")
+    return network.early_stopping is True or (
+        network.early_stopping == "auto" and (n_rows > AUTO_STOPPING or has_validation)
+    )
+
+
+class _Checked:
+    """Turns a network's data into rows of tables; a table is checked once for all networks that share it."""
+
+    def __init__(self, network: Any, tables: Tables):
+        self.network, self.tables = network, tables
+        self.weigh = lambda y, weight: weight
+
+    def table_and_target(self, X: Any, y: Any, reset: bool) -> tuple[Table, Any, NDArray[Any]]:
+        """Check features and target, and learn the features' number and names."""
+        key = self._key(X)
+        if key in self.tables:
+            validate_data(self.network, X, reset=reset, skip_check_array=True)
+        else:
+            checked, y = validate_data(self.network, X, y, reset=reset, multi_output=True, **array_rules(self.network))
+            _check_size(checked)
+            self.tables[key] = as_table(checked, self.network.device)
+            X = checked
+        return self.tables[key], X, self._target(X, y)
+
+    def learn_class_weights(self, y: NDArray[Any], weight: Any) -> None:
+        """Learn the weights of classes from the rows to train on."""
+        class_weight = self.network.get_params(deep=False).get("class_weight")
+        if class_weight is not None:
+            self.weigh = self.network.target_.weigher(class_weight, y, weight)
+
+    def rows(self, table: Table, index: NDArray[np.int64], y: NDArray[Any], weight: Any) -> Rows:
+        """Collect the rows of positive weight; equal weights are as good as none, and faster."""
+        return self._rows(table, index, y, self.weigh(y, weight))
+
+    def validation_rows(self, X_val: Any, y_val: Any, sample_weight_val: Any) -> Rows | None:
+        """Collect the user's own rows for early stopping, if there are any."""
+        if X_val is None and y_val is None:
+            return None
+        if X_val is None or y_val is None:
+            raise ValueError("X_val and y_val must be given together, got only one of them.")
+        X_val = validate_data(self.network, X_val, reset=False, **array_rules(self.network))
+        y_val = self._target(X_val, y_val)
+        weight = _checked_weight(sample_weight_val, X_val)
+        return self.rows(as_table(X_val, self.network.device), np.arange(X_val.shape[0]), y_val, weight)
+
+    def monitor(self, table: Table, y: NDArray[Any], index: Any, other: tuple[Any, Any] | None) -> Rows | None:
+        """Collect rows to report on, but for those of a class that training did not see; nothing weighs them."""
+        if other is not None:
+            X, y = other
+            key = self._key(X)
+            if key not in self.tables:
+                X = validate_data(self.network, X, reset=False, **array_rules(self.network))
+                self.tables[key] = as_table(X, self.network.device)
+            table, y = self.tables[key], self._target(X, y)
+            index = np.arange(table.shape[0])
+        if index is None:
+            return None
+        index = index[self.network.target_.is_known(y[index])]
+        return self._rows(table, index, y[index], None)
+
+    def _key(self, X: Any) -> tuple[int, str, str]:
+        return id(X), self.network.dtype, str(self.network.device)
+
+    def _target(self, X: Any, y: Any) -> NDArray[Any]:
+        y = check_array(
+            y.toarray() if sparse.issparse(y) else y,  # type: ignore[attr-defined]
+            ensure_2d=False,
+            dtype=None if is_classifier(self.network) else "numeric",
+            input_name="y",
+            estimator=self.network,
+        )
+        check_consistent_length(X, y)
+        return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+    def _rows(self, table: Table, index: NDArray[np.int64], y: NDArray[Any], weight: Any) -> Rows:
+        dtype, device = self.network.dtype, self.network.device
+        if weight is not None:
+            weight = (weight / weight.max()).astype(dtype)
+            kept = weight >= np.finfo(dtype).tiny
+            index, y, weight = index[kept], y[kept], weight[kept]
+            weight = None if np.ptp(weight) == 0 else torch.as_tensor(weight).to(device)
+        target = self.network.target_.encode(y)
+        if target.is_floating_point():
+            target = target.to(DTYPES[dtype])
+        return Rows(table, torch.as_tensor(index, dtype=torch.int64).to(device), target.to(device), weight)
+
+
+def _draw_aside(network: Any, rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64]:
+    """Draw the places of the early-stopping fraction, of every class its share where it has two rows."""
+    if len(rows.target) < 2:
+        raise ValueError("early_stopping needs at least 2 rows of positive weight, got 1; set it to False or 'auto'.")
+    codes = rows.target.cpu().numpy()
+    codes = codes[:, 0] if codes.ndim == 2 and codes.shape[1] == 1 else codes
+    stratified = network.target_.stratified
+    values, counts = np.unique(codes, return_counts=True, axis=0) if stratified else (np.empty(0), np.zeros(1))
+    n_valid = int(np.ceil(network.validation_fraction * len(codes)))
+    stratify = codes if min(counts) >= 2 and len(values) <= min(n_valid, len(codes) - n_valid) else None
+    _, aside = train_test_split(
+        np.arange(len(codes)), test_size=network.validation_fraction, random_state=rng, stratify=stratify
+    )
+    return aside
+
+
+def _embedded(network: Any, table: Table, index: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return the features to embed: none of many, which are pixels or words, not what cosines are for."""
+    if network.numeric_embedding is None or not hidden_sizes(network):
+        return ()
+    features = numeric_features(table, index)
+    return tuple(features) if len(features) <= MOST_EMBEDDED else ()
+
+
+def _structure(network: Any, table: Table, n_rows: int, embedded: tuple[int, ...]) -> Structure:
+    size = batch_size_for(network, n_rows)
+    n_batches = len(batch_bounds(n_rows, size)) - 1
+    return Structure(
+        n_features=table.shape[1],
+        sparse=sparse.issparse(table),
+        embedded=embedded,
+        hidden_layer_sizes=hidden_sizes(network),
+        n_outputs=network.target_.n_outputs,
+        activation=network.activation,
+        batch_norm=network.batch_norm,
+        batch_norm_eps=network.batch_norm_eps,
+        loss=network.target_.loss,
+        solver=network.solver,
+        constants=tuple((name, getattr(network, name)) for name in SOLVERS[network.solver].constants),
+        dtype=DTYPES[network.dtype],
+        device=str(network.device),
+        batch_size=-1 if n_batches == 1 else size,
+        n_batches=n_batches,
+    )
+
+
+def _members(network: Any, seeds: Sequence[int], stopping: bool, n_batches: int) -> list[Member]:
+    strength = network.l2 if network.l2_budget is None else l2_of_steps(network, network.l2_budget, n_batches)
+    l2 = l2_by_role(strength, network.l2_targets)
+    empty = set() if hidden_sizes(network) else {"hidden_weights", "gamma", "beta"}
+    empty |= set() if network.batch_norm else {"gamma", "beta"}
+    if any(l2.values()) and not any(strength for role, strength in l2.items() if role not in empty):
+        warnings.warn(
+            f"L2 has nothing to penalise: l2={strength!r}, l2_targets={network.l2_targets!r} name only roles that "
+            f"this network lacks ({', '.join(sorted(empty))}).",
+            stacklevel=5,
+        )
+    return [
+        Member(
+            seed=int(seed),
+            learning_rate=network.learning_rate,
+            learning_rate_init=network.learning_rate_init,
+            l2=l2,
+            l2_mode=network.l2_mode,
+            dropout=network.dropout,
+            max_iter=network.max_iter,
+            early_stopping=stopping,
+            n_iter_no_change=network.n_iter_no_change,
+            tol=network.tol,
+        )
+        for seed in seeds
+    ]
+
+
+def _check_size(X: Any) -> None:
+    """Refuse numbers whose squares overflow: no sum of products of them can be trusted."""
+    values = X.data if sparse.issparse(X) else X  # type: ignore[attr-defined]
+    largest = np.sqrt(np.finfo(X.dtype).max)
+    size = max(abs(values.min()), abs(values.max())) if values.size else 0.0
+    if size > largest:
+        raise ValueError(f"X must be at most {largest:.1e} in size for dtype={X.dtype}, got {size:.1e}: scale it.")
+
+
+def _checked_weight(weight: Any, X: Any) -> Any:
+    return None if weight is None else _check_sample_weight(weight, X, ensure_non_negative=True)

@@ -1,0 +1,136 @@
+"""What a network is trained to give: targets encoded for the loss, with the facts that predictions need."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from torch import Tensor
+
+LARGEST = 1e150  # its square is a number
+
+
+class ClassTarget:
+    """Classes, or 0/1 labels.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,) or (n_samples, n_labels)
+    classes : ndarray or None
+        All that will ever come, where `y` is not all rows.
+
+    Attributes
+    ----------
+    classes : ndarray of shape (n_classes,)
+        In order; of labels their numbers.
+    multilabel : bool
+    stratified : bool
+        Whether rows set aside should keep the proportions of classes.
+    loss : str
+    n_outputs : int
+        One logit for two classes, one per class or label for more.
+    """
+
+    def __init__(self, y: NDArray[Any], classes: NDArray[Any] | None = None):
+        kind = type_of_target(y, input_name="y")
+        if kind not in ("binary", "multiclass", "multilabel-indicator"):
+            check_classification_targets(y)
+            raise ValueError("y must have one column or be 0/1 labels, got several columns of classes.")
+        self.multilabel = kind == "multilabel-indicator"
+        own = np.arange(y.shape[1]) if self.multilabel else np.unique(y)
+        self.classes = own if classes is None else np.asarray(classes)
+        self.stratified = not self.multilabel
+        one_logit = len(self.classes) <= 2 and not self.multilabel
+        self.loss = "binary" if self.multilabel or one_logit else "multiclass"
+        self.n_outputs = 1 if one_logit else len(self.classes)
+
+    def is_known(self, y: NDArray[Any]) -> NDArray[np.bool_]:
+        """Tell of which rows there is a loss."""
+        return np.ones(len(y), dtype=bool) if self.multilabel else np.isin(y, self.classes)
+
+    def encode(self, y: NDArray[Any]) -> Tensor:
+        """Return class numbers ``(n_samples,)``, or 0 and 1 for each logit ``(n_samples, n_outputs)``."""
+        if self.multilabel:
+            _check_columns(y, len(self.classes))
+            return torch.as_tensor(y, dtype=torch.float64)
+        if not self.is_known(y).all():
+            unknown = sorted(set(np.unique(y)) - set(self.classes))
+            raise ValueError(f"y has classes {unknown} that are not in classes_={self.classes}.")
+        codes = torch.as_tensor(np.searchsorted(self.classes, y), dtype=torch.int64)
+        return codes if self.loss == "multiclass" else codes[:, None].double()
+
+    def weigher(self, class_weight: Any, y: NDArray[Any], weight: Any) -> Callable[[NDArray[Any], Any], Any]:
+        """Return what gives rows their weights, those of their classes in them, as these training rows determine."""
+        by_class = None
+        if not self.multilabel:
+            by_class = compute_class_weight(class_weight, classes=self.classes, y=y, sample_weight=weight)
+
+        def weigh(y: NDArray[Any], weight: Any) -> Any:
+            if by_class is None:
+                by_row = compute_sample_weight(class_weight, y)
+            else:
+                by_row = by_class[np.searchsorted(self.classes, y)]
+            return by_row if weight is None else by_row * weight
+
+        return weigh
+
+
+class NumberTarget:
+    """Numbers, standardised inside: the loss and its L2 then mean the same in any unit.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+    weight : ndarray of shape (n_samples,) or None
+    final : bool
+        Whether these are all rows: then a constant target is predicted as it is.
+
+    Attributes
+    ----------
+    mean, scale : ndarray of shape (n_targets,)
+    single : bool
+        Whether y has one dimension.
+    loss, n_outputs, stratified
+        As for `ClassTarget`.
+    """
+
+    loss, stratified = "squared", False
+
+    def __init__(self, y: NDArray[Any], weight: Any, final: bool):
+        self.single = y.ndim == 1
+        y = y.reshape(len(y), -1)
+        self.n_outputs = y.shape[1]
+        size = np.abs(y).max(axis=0)  # whose square may be too small a number
+        if size.max() > LARGEST:
+            raise ValueError(f"y must be at most {LARGEST:g} in size, or squared errors overflow, got {size.max():g}.")
+        size[size == 0] = 1.0
+        mean = np.average(y / size, axis=0, weights=weight)
+        self.mean = mean * size
+        scale = np.sqrt(np.average((y / size - mean) ** 2, axis=0, weights=weight)) * size
+        constant = scale <= 10 * np.finfo(float).eps * np.abs(self.mean)
+        # scale 0 predicts the mean; in a partial_fit other values may come
+        self.scale = np.where(constant, 0.0 if final else 1.0, scale)
+
+    def is_known(self, y: NDArray[Any]) -> NDArray[np.bool_]:
+        """Tell of which rows there is a loss: all."""
+        return np.ones(len(y), dtype=bool)
+
+    def encode(self, y: NDArray[Any]) -> Tensor:
+        """Return standardised targets, ``(n_samples, n_targets)``."""
+        _check_columns(y, self.n_outputs)
+        scale = np.where(self.scale > 0, self.scale, 1.0)
+        return torch.as_tensor((y.reshape(len(y), -1) - self.mean) / scale)
+
+    def decode(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return predictions from outputs ``(n_targets, n_samples)``."""
+        prediction = outputs.T * self.scale + self.mean
+        return prediction[:, 0] if self.single else prediction
+
+
+def _check_columns(y: NDArray[Any], n_columns: int) -> None:
+    given = 1 if y.ndim == 1 else y.shape[1]
+    if given != n_columns:
+        raise ValueError(f"y must have {n_columns} columns as in the first fit, got {given}.")

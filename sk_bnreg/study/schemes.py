@@ -1,0 +1,84 @@
+"""Regularisation schemes: what they are, what they are called, and the questions that they answer in pairs."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+from sk_bnreg.engine.roles import l2_by_role
+
+_PENALTIES = {"none": "", "weights": "l2", "weights+gamma+beta": "l2+gamma+beta", "all": "l2+all"}
+
+
+def scheme_name(batch_norm: bool, l2_targets: str | tuple[str, ...], l2_mode: str = "decoupled") -> str:
+    """Name a scheme by what it does; schemes of one name train the same networks.
+
+    Examples
+    --------
+    >>> from sk_bnreg.study.schemes import scheme_name
+    >>> scheme_name(False, "weights+gamma+beta"), scheme_name(True, "none", "loss"), scheme_name(True, ("gamma",))
+    ('l2', 'bn', 'bn+l2 on gamma')
+    """
+    roles = _roles(batch_norm, l2_targets)
+    known = {_roles(batch_norm, targets): name for targets, name in reversed(_PENALTIES.items())}
+    penalty = known.get(roles, f"l2 on {', '.join(sorted(roles))}")
+    name = "+".join(filter(None, ("bn" if batch_norm else "", penalty))) or "plain"
+    return f"{name} (loss)" if roles and l2_mode == "loss" else name
+
+
+def _roles(batch_norm: bool, l2_targets: str | tuple[str, ...]) -> frozenset[str]:
+    """Return the roles that are penalised and there."""
+    absent = () if batch_norm else ("gamma", "beta")
+    return frozenset(role for role, l2 in l2_by_role(1.0, l2_targets).items() if l2 and role not in absent)
+
+
+def _factorial() -> dict[str, dict[str, Any]]:
+    """Return batch_norm x l2_targets x l2_mode, each kind of network once."""
+    schemes: dict[str, dict[str, Any]] = {}
+    for mode, batch_norm, targets in product(("decoupled", "loss"), (False, True), _PENALTIES):
+        params = {"batch_norm": batch_norm, "l2_targets": targets} | ({"l2_mode": mode} if mode == "loss" else {})
+        schemes.setdefault(scheme_name(batch_norm, targets, mode), params)
+    return schemes
+
+
+SCHEMES = _factorial()  # where l2_mode is not named, the estimator's holds
+DEFAULT_SCHEMES = ("plain", "l2", "bn", "bn+l2", "bn+l2+gamma+beta")
+
+
+class Question(NamedTuple):
+    """Does `subject` matter, given something else: is `scheme` better than `against`?"""
+
+    subject: str
+    given: str
+    scheme: str
+    against: str
+
+
+QUESTIONS = (
+    Question("L2 on the weights", "batch norm", "bn+l2", "bn"),
+    Question("batch norm", "L2", "bn+l2", "l2"),
+    Question("L2 on gamma and beta", "batch norm and L2 on the weights", "bn+l2+gamma+beta", "bn+l2"),
+)
+
+
+class TunedL2(NamedTuple):
+    """An `l2` that follows another scheme's: what that scheme's tuning chose, times a factor."""
+
+    scheme: str
+    factor: float
+
+
+def checked_schemes(schemes: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Return schemes by name, built-in ones given by their names too; refuse what no study can be made of."""
+    if not isinstance(schemes, Mapping):
+        if not set(schemes) <= set(SCHEMES):
+            raise ValueError(
+                f"schemes must be a mapping of names to parameters, or names from {list(SCHEMES)}, got {schemes!r}."
+            )
+        schemes = {name: SCHEMES[name] for name in schemes}
+    for name, params in schemes.items():
+        l2 = params.get("l2")
+        if isinstance(l2, TunedL2) and (l2.scheme not in schemes or "l2" in schemes[l2.scheme]):
+            raise ValueError(
+                f"The l2 of scheme {name!r} must follow a scheme of this study whose l2 is tuned, got {l2.scheme!r}."
+            )
+    return dict(schemes)
