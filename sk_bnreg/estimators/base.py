@@ -246,14 +246,16 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         return self._l2_for_budget(budget, len(batch_bounds(n_samples, self._batch_size(n_samples))) - 1)
 
     def _l2_for_budget(self, budget, n_batches):
-        if self.l2_mode == "loss" and self.solver == "adam":
+        solver = SOLVERS[self.solver]
+        if not solver.has_budget(self.l2_mode):
+            others = [name for name, other in SOLVERS.items() if other.has_budget(self.l2_mode)]
             raise ValueError(
-                "l2_mode must be 'decoupled' or solver 'sgd' for a decay budget to exist, got 'loss' with 'adam'."
+                f"l2_mode must be 'decoupled' or solver {' or '.join(map(repr, others))} for a decay budget to exist, "
+                f"got {self.l2_mode!r} with {self.solver!r}."
             )
         n_steps = self.max_iter * n_batches
         rate_sum = learning_rates(self.learning_rate, self.learning_rate_init, n_steps).sum()
-        factor = 1 / (1 - self.momentum) if self.l2_mode == "loss" else 1.0
-        return float(budget / (rate_sum * factor))
+        return float(budget / (rate_sum * solver.decay_factor(self.l2_mode, vars(self))))
 
     def _batch_size(self, n_rows):
         if self.batch_size != "auto":
