@@ -222,7 +222,7 @@ class Plan:
             "n_features": n_features, "n_units": sum(hidden), "widest": max(sizes), "stride": stride,
             "units_at_once": _units_at_once(max(sizes), stride * n_bytes), "loss": kernel.LOSSES.index(kind),
             "activation": kernel.ACTIVATIONS.index(module.activation), "normalised": module.batch_norm,
-            "solver": kernel.SOLVERS.index(solver.name), "eps": module.batch_norm_eps,
+            "solver": kernel.COMPILED_SOLVERS.index(type(solver)), "eps": module.batch_norm_eps,
             "embeddings_at": begin["embeddings"], "unit_values_at": self._take(4 * (sum(hidden) + 1)),
             "row_values_at": self._take(3 * stride), "grad_at": self._take(module.theta.shape[1]),
             "zeros_at": self._take(max(sizes)), "inputs_delta_at": deltas[1],

@@ -6,6 +6,7 @@ which the product for the gradient of its weights needs. Several threads may tra
 computes some units of every layer, all in the same way, so that no bit depends on their number.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numba
@@ -31,16 +32,26 @@ from sk_bnreg.engine.passes import (
     moments,
     normalise_backward,
     row_sums,
-    step_adam,
-    step_sgd,
     weigh,
 )
 from sk_bnreg.engine.simd import atomic_load, block, meet, multiply, transpose
+from sk_bnreg.engine.solvers import SOLVERS, StackedSolver
 
-__all__ = ["ACTIVATIONS", "FACTS", "LAYER", "LOSSES", "SOLVERS", "Data", "Member", "Network", "evaluate", "train_epoch"]
+__all__ = [
+    "ACTIVATIONS",
+    "COMPILED_SOLVERS",
+    "FACTS",
+    "LAYER",
+    "LOSSES",
+    "Data",
+    "Member",
+    "Network",
+    "evaluate",
+    "train_epoch",
+]
 
-SOLVERS = ("sgd", "adam")
-SGD, ADAM = range(2)
+COMPILED_SOLVERS = [solver for solver in SOLVERS.values() if solver.compiled_step is not None]
+_CONSTANTS = dict.fromkeys(name for solver in COMPILED_SOLVERS for name in solver.constants)
 ALIGNED = 16  # units of a thread start at multiples of it, so that no two write to one tile of a transpose
 UNITS = 64  # go from pass to pass at once, a multiple of ALIGNED
 LEAST = -np.inf
@@ -52,8 +63,8 @@ _BUFFERS = ["input_at", "flipped_at", "flipped_width", "linear_at", "delta_at"]
 # its biases or beta); where its units begin among all hidden ones; and its buffers: inputs (D, B), inputs (B, D) with
 # their row length, what the weights make of them (H, B), and the gradient at that.
 LAYER = np.dtype([(name, np.int64) for name in _COUNTS + _PARAMETERS + _BUFFERS])
-# A network: so many units go from pass to pass at once; activation, loss and solver are places in the tuples of names;
-# rows of buffers (., B) are `stride` long.
+# A network: so many units go from pass to pass at once; activation and loss are places in the tuples of names, the
+# solver is one in `COMPILED_SOLVERS`; rows of buffers (., B) are `stride` long. Then the constants of all solvers.
 FACTS = np.dtype(
     [
         (name, np.int64)
@@ -62,7 +73,7 @@ FACTS = np.dtype(
             "embeddings_at", "stride", "unit_values_at", "row_values_at", "inputs_delta_at", "grad_at", "zeros_at",
         )
     ]
-    + [(name, np.float64) for name in ("eps", "momentum", "beta_1", "beta_2", "epsilon")]
+    + [(name, np.float64) for name in ("eps", *_CONSTANTS)]
 )  # fmt: skip
 
 
@@ -445,6 +456,27 @@ def backward_of_embeddings(net, theta, grad, zeros, work, n, team):
     meet(team.arrivals, team.size)
 
 
+def _step_of(solvers: Sequence[type[StackedSolver]], number: int = 0) -> Any:
+    """Compile the steps of some solvers, the first of this number, to one that chooses: numba has no table of them."""
+    options = INSIDE | {"fastmath": MATH["fastmath"] | solvers[0].fastmath}
+    first = numba.njit(**options)(solvers[0].compiled_step)
+    if len(solvers) == 1:
+        return first
+    other = _step_of(solvers[1:], number + 1)
+
+    @numba.njit(**INSIDE)
+    def step(theta, grad, moment_1, moment_2, facts, rate, clock, coupled, decoupled):
+        if facts.solver == number:
+            first(theta, grad, moment_1, moment_2, facts, rate, clock, coupled, decoupled)
+        else:
+            other(theta, grad, moment_1, moment_2, facts, rate, clock, coupled, decoupled)
+
+    return step
+
+
+_step = _step_of(COMPILED_SOLVERS)
+
+
 @numba.njit(**MATH, inline="always")
 def update(net, member, work, rate, clock, team):
     """Take a step of the solver on a thread's share of the parameters."""
@@ -454,13 +486,10 @@ def update(net, member, work, rate, clock, team):
         start, stop = max(first, net.role_ends[role]), min(end, net.role_ends[role + 1])
         if start < stop:
             grad = block(work, net.facts[0].grad_at + start, 1, stop - start)[0]
-            theta, m = member.theta[start:stop], member.moment_1[start:stop]
+            theta, moment_1 = member.theta[start:stop], member.moment_1[start:stop]
+            moment_2 = member.moment_2[start:stop]
             coupled, decoupled = member.coupled[role], member.decoupled[role]
-            if net.facts[0].solver == ADAM:
-                v = member.moment_2[start:stop]
-                step_adam(theta, grad, m, v, net.facts[0], rate, clock, coupled, decoupled)
-            else:
-                step_sgd(theta, grad, m, net.facts[0], rate, coupled, decoupled)
+            _step(theta, grad, moment_1, moment_2, net.facts[0], rate, clock, coupled, decoupled)
 
 
 @numba.njit(**INSIDE)

@@ -276,28 +276,3 @@ def row_sums(values, sums, start, stop, n):
         for b in range(n):
             total += values[h, b]
         sums[h] = total
-
-
-# without infinities (which end in nan all the same) LLVM divides by an approximation and a step of Newton's
-@numba.njit(**INSIDE | {"fastmath": MATH["fastmath"] | {"ninf"}})
-def step_adam(theta, grad, m, v, facts, rate, clock, coupled, decoupled):
-    """Take a step of Adam; decoupled decay makes it AdamW."""
-    number = theta.dtype.type
-    one, beta_1, beta_2, epsilon = number(1), number(facts.beta_1), number(facts.beta_2), number(facts.epsilon)
-    rate_1, correction_2 = number(rate / (1 - facts.beta_1**clock)), number(1 / np.sqrt(1 - facts.beta_2**clock))
-    l2, decay = number(coupled), number(rate * decoupled)
-    for p in range(len(theta)):
-        g = grad[p] + l2 * theta[p]
-        m[p] += (one - beta_1) * (g - m[p])
-        v[p] = beta_2 * v[p] + (one - beta_2) * g * g
-        theta[p] -= rate_1 * m[p] / (correction_2 * np.sqrt(v[p]) + epsilon) + decay * theta[p]
-
-
-@numba.njit(**INSIDE)
-def step_sgd(theta, grad, m, facts, rate, coupled, decoupled):
-    """Take a step of SGD with momentum."""
-    number = theta.dtype.type
-    momentum, rate_now, l2, decay = number(facts.momentum), number(rate), number(coupled), number(rate * decoupled)
-    for p in range(len(theta)):
-        m[p] = momentum * m[p] + grad[p] + l2 * theta[p]
-        theta[p] -= rate_now * m[p] + decay * theta[p]

@@ -1,7 +1,12 @@
-"""Solvers whose learning rate and L2 strength differ between members and roles."""
+"""Solvers whose learning rate and L2 strength differ between members and roles.
 
-from collections.abc import Mapping, Sequence
+A solver is a subclass of `StackedSolver`. All that the package knows of one stands here: its facts, its step in torch
+for all members of a stack, and its step in the plain Python that the kernel compiles, for one member.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -87,14 +92,12 @@ def learning_rates(schedule: str, peak: float, n_steps: int) -> NDArray[np.float
     )
 
 
-def decay_budgets(member: Member, rate_sum: float, loss_factor: float) -> dict[str, float]:
+def decay_budgets(member: Member, rate_sum: float, decay_factor: float) -> dict[str, float]:
     """Return the decay budget D of each role: the e-folds by which decay alone shrinks a parameter.
 
-    D is the sum over steps of lr * l2, and with ``l2_mode="loss"`` that times the solver's
-    `loss_factor`: 1 / (1 - momentum) for SGD, nan for Adam, where it does not exist.
+    D is the sum over steps of lr * l2, times the solver's `decay_factor`; nan where that is.
     """
-    factor = loss_factor if member.l2_mode == "loss" else 1.0
-    return {role: rate_sum * l2 * factor if (l2 := member.l2[role]) else 0.0 for role in ROLES}
+    return {role: rate_sum * l2 * decay_factor if (l2 := member.l2[role]) else 0.0 for role in ROLES}
 
 
 class StackedSolver(torch.optim.Optimizer):
@@ -109,12 +112,39 @@ class StackedSolver(torch.optim.Optimizer):
     stack : StackedMLP
     members : sequence of Member
     **constants : float
-        The solver's own: momentum, or beta_1, beta_2 and epsilon.
+        The solver's own.
+
+    Attributes
+    ----------
+    name : str
+        The value of an estimator's `solver`.
+    constants : tuple of str
+        The estimator's parameters that are the solver's constants.
+    moments : tuple of str
+        One or two averages of gradients, each of theta's shape.
+    memory : str
+        The constant that is the share of the old in the first moment.
+    rate_power : int
+        p, where a step turns weights that a normalisation follows by an angle that falls as lr / ||w||^p.
+    rate_range : (float, float)
+        Where a search looks for the largest learning rate.
+    compiled_step : callable or None
+        The step of one member, or of some of its parameters, which the kernel compiles. None: torch trains it.
+        ``compiled_step(theta, grad, moment_1, moment_2, facts, rate, clock, coupled, decoupled)`` changes flat arrays
+        ``(P,)`` in place (with one moment `moment_2` is `moment_1`); `facts` has the constants by name, `clock` counts
+        steps from 1, the last two are the strengths of L2 in the loss and beside the step.
+    fastmath : set of str
+        Liberties that LLVM may take with it, beyond those of the whole kernel.
     """
 
     name: str
     constants: tuple[str, ...]
     moments: tuple[str, ...]
+    memory: str
+    rate_power: int
+    rate_range: tuple[float, float]
+    compiled_step: Callable[..., None] | None = None
+    fastmath: frozenset[str] = frozenset()
 
     def __init__(self, stack: StackedMLP, members: Sequence[Member], **constants: float):
         super().__init__([stack.theta], {"lr": 1.0, **constants})
@@ -180,8 +210,22 @@ class StackedSolver(torch.optim.Optimizer):
     def set_clock(self, n_steps: int) -> None:
         """Set that number."""
 
-    def loss_factor(self) -> float:
-        """Return how much more than lr * l2 a step with ``l2_mode="loss"`` decays a parameter."""
+    @classmethod
+    def decay_factor(cls, l2_mode: str, constants: Mapping[str, Any]) -> float:
+        """Return how many times lr * l2 a step decays a parameter; nan where that depends on its gradients.
+
+        `constants` are the solver's by name, among others.
+        """
+        return 1.0 if l2_mode == "decoupled" else cls._loss_factor(constants)
+
+    @classmethod
+    def has_budget(cls, l2_mode: str) -> bool:
+        """Tell whether a decay budget exists: whether L2 shrinks every parameter alike."""
+        return cls.decay_factor(l2_mode, dict.fromkeys(cls.constants, 0.5)) > 0
+
+    @staticmethod
+    def _loss_factor(constants: Mapping[str, Any]) -> float:
+        """Return the `decay_factor` of ``l2_mode="loss"``."""
         raise NotImplementedError
 
     def _update(self, grad: Tensor, group: dict[str, Any]) -> Tensor:
@@ -192,21 +236,40 @@ class StackedSolver(torch.optim.Optimizer):
 class StackedSGD(StackedSolver):
     """SGD with momentum, torch's convention: v = momentum * v + gradient, theta -= lr * v."""
 
-    name, constants, moments = "sgd", ("momentum",), ("momentum_buffer",)
+    name, constants, moments, memory = "sgd", ("momentum",), ("momentum_buffer",), "momentum"
+    rate_power = 2  # the gradient of weights whose scale does not matter falls with their norm
+    rate_range = (1e-2, 1.0)
 
-    def loss_factor(self) -> float:
+    @staticmethod
+    def _loss_factor(constants: Mapping[str, Any]) -> float:
         """Return 1 / (1 - momentum), the sum of what one gradient moves."""
-        return 1 / (1 - self.param_groups[0]["momentum"])
+        return 1 / (1 - constants["momentum"])
 
     def _update(self, grad: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[self.stack.theta]
         return state["momentum_buffer"].mul_(group["momentum"]).add_(grad).neg()
 
+    @staticmethod
+    def compiled_step(
+        theta: Any, grad: Any, moment_1: Any, moment_2: Any, facts: Any, rate: float, clock: int, coupled: float,
+        decoupled: float,
+    ) -> None:  # fmt: skip
+        """Take a step; the arguments are described in `StackedSolver`."""
+        number = theta.dtype.type
+        momentum, rate_now, l2, decay = number(facts.momentum), number(rate), number(coupled), number(rate * decoupled)
+        for p in range(len(theta)):
+            moment_1[p] = momentum * moment_1[p] + grad[p] + l2 * theta[p]
+            theta[p] -= rate_now * moment_1[p] + decay * theta[p]
+
 
 class StackedAdam(StackedSolver):
     """Adam (Kingma & Ba 2015); with decoupled decay, AdamW (Loshchilov & Hutter 2019)."""
 
-    name, constants, moments = "adam", ("beta_1", "beta_2", "epsilon"), ("exp_avg", "exp_avg_sq")
+    name, constants, moments, memory = "adam", ("beta_1", "beta_2", "epsilon"), ("exp_avg", "exp_avg_sq"), "beta_1"
+    rate_power = 1  # its steps are as large whatever the gradient's scale
+    rate_range = (1e-3, 1e-1)
+    # without infinities (which end in nan all the same) LLVM divides by an approximation and a step of Newton's
+    fastmath = frozenset({"ninf"})
 
     def __init__(self, stack: StackedMLP, members: Sequence[Member], **constants: float):
         super().__init__(stack, members, **constants)
@@ -220,14 +283,17 @@ class StackedAdam(StackedSolver):
         """Set Adam's step count."""
         self.state[self.stack.theta]["step"].fill_(n_steps)
 
-    def loss_factor(self) -> float:
-        """Return nan: the decay depends on each parameter's gradient scale."""
-        return float("nan")
+    @staticmethod
+    def _loss_factor(constants: Mapping[str, Any]) -> float:
+        """Return nan: the decay is divided by the scale of each parameter's gradients."""
+        del constants
+        return nan
 
     def _update(self, grad: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[self.stack.theta]
-        # torch's fused kernel takes one rate: with a rate and a decay of 1 it makes the update from any
-        # values, and so writes it over the gradient
+        # torch's fused kernel takes one learning rate for all, and steps on the parameters that it is given. With the
+        # gradient in their place, a rate of 1 and a decay of 1 (theta - 1 * theta = 0) nothing of the parameters is
+        # left but the update itself, minus m / (sqrt v + eps), which `step` then multiplies by each member's rate
         state["step"] += 1
         torch._fused_adamw_(
             [grad],
@@ -245,6 +311,22 @@ class StackedAdam(StackedSolver):
             maximize=False,
         )
         return grad
+
+    @staticmethod
+    def compiled_step(
+        theta: Any, grad: Any, moment_1: Any, moment_2: Any, facts: Any, rate: float, clock: int, coupled: float,
+        decoupled: float,
+    ) -> None:  # fmt: skip
+        """Take a step; the arguments are described in `StackedSolver`."""
+        number = theta.dtype.type
+        one, beta_1, beta_2, epsilon = number(1), number(facts.beta_1), number(facts.beta_2), number(facts.epsilon)
+        rate_1, correction_2 = number(rate / (1 - facts.beta_1**clock)), number(1 / np.sqrt(1 - facts.beta_2**clock))
+        l2, decay = number(coupled), number(rate * decoupled)
+        for p in range(len(theta)):
+            g = grad[p] + l2 * theta[p]
+            moment_1[p] += (one - beta_1) * (g - moment_1[p])
+            moment_2[p] = beta_2 * moment_2[p] + (one - beta_2) * g * g
+            theta[p] -= rate_1 * moment_1[p] / (correction_2 * np.sqrt(moment_2[p]) + epsilon) + decay * theta[p]
 
 
 SOLVERS: dict[str, type[StackedSolver]] = {solver.name: solver for solver in (StackedAdam, StackedSGD)}

@@ -119,7 +119,8 @@ class Run(Generic[Key]):
         for i, m in enumerate(self.active):
             member, record, rates = net.members[m], net.records_[m], self.rates[i]
             is_best, stops = record.update(member, self.train_loss[i], self.valid_loss[i] if self.watches(m) else None)
-            budgets = decay_budgets(member, rates.sum(), net.optimizer_.loss_factor())
+            factor = net.optimizer_.decay_factor(member.l2_mode, net.optimizer_.param_groups[0])
+            budgets = decay_budgets(member, rates.sum(), factor)
             before = record.budgets[-1] if record.budgets else dict.fromkeys(budgets, 0.0)
             record.budgets.append({role: before[role] + budget for role, budget in budgets.items()})
             record.n_steps.append(len(rates) + (record.n_steps[-1] if record.n_steps else 0))

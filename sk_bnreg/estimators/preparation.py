@@ -144,14 +144,16 @@ def hidden_sizes(network: Any) -> tuple[int, ...]:
 
 def l2_of_steps(network: Any, budget: float, n_batches: int) -> float:
     """Return the strength whose sum of lr * l2 over all planned steps, `n_batches` an epoch, is this budget."""
-    if network.l2_mode == "loss" and network.solver == "adam":
+    solver = SOLVERS[network.solver]
+    if not solver.has_budget(network.l2_mode):
+        others = [name for name, other in SOLVERS.items() if other.has_budget(network.l2_mode)]
         raise ValueError(
-            "l2_mode must be 'decoupled' or solver 'sgd' for a decay budget to exist, got 'loss' with 'adam'."
+            f"l2_mode must be 'decoupled' or solver {' or '.join(map(repr, others))} for a decay budget to exist, "
+            f"got {network.l2_mode!r} with {network.solver!r}."
         )
     n_steps = network.max_iter * n_batches
     rate_sum = learning_rates(network.learning_rate, network.learning_rate_init, n_steps).sum()
-    factor = 1 / (1 - network.momentum) if network.l2_mode == "loss" else 1.0
-    return float(budget / (rate_sum * factor))
+    return float(budget / (rate_sum * solver.decay_factor(network.l2_mode, vars(network))))
 
 
 def array_rules(network: Any) -> dict[str, Any]:

@@ -219,7 +219,7 @@ def _check_counts(
 def _data(estimator: Any, X: Any, y: Any, scoring: Any, groups: Any, weight: Any, params: Mapping[str, Any]) -> Folds:
     """Return all rows, with what `fit` and the scorer are given beside them."""
     if get_config()["enable_metadata_routing"]:
-        given = {"groups": groups, "sample_weight": weight} | params
+        given = {"groups": groups, "sample_weight": weight, **params}
         search = StackedGridSearchCV(estimator, {}, scoring=scoring)
         routed = search.route({name: value for name, value in given.items() if value is not None})
         return Folds(X, y, [], routed.estimator.fit, routed.scorer.score)

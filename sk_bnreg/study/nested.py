@@ -261,7 +261,7 @@ class NestedStudy:
                 raise ValueError(
                     "Every candidate of a scheme diverged in an inner fold: lower learning_rate_init or scale X."
                 )
-            chosen |= {name: candidates[np.nanargmax(row)] for name, row in zip(group, of_scheme, strict=True)}
+            chosen |= {name: candidates[int(np.nanargmax(row))] for name, row in zip(group, of_scheme, strict=True)}
         return chosen, tried, n_fits
 
     def _evaluate(
@@ -310,23 +310,22 @@ class NestedStudy:
 
     def _budget(self, scheme: str, params: Mapping[str, Any], setting: Setting) -> float:
         """Return the decay budget that a candidate was meant to have; nan where the scheme names l2 or none exists."""
-        if "l2" in self.schemes[scheme] or (
-            not SOLVERS[params["solver"]].has_budget(params["l2_mode"]) and params["l2"]
-        ):
+        has_budget = SOLVERS[params["solver"]].has_budget(params["l2_mode"])
+        if "l2" in self.schemes[scheme] or (not has_budget and params["l2"]):
             return float("nan")
         return setting["budget"] if any(l2_by_role(1.0, params["l2_targets"]).values()) else 0.0
 
     def _signature(self, params: Mapping[str, Any]) -> str:
         """Return what the training of a network depends on, as text: equal for networks that mean the same."""
-        params = self.network.get_params() | params
-        budget, l2 = params.pop("l2_budget"), params.pop("l2")
-        strengths = l2_by_role(l2 if budget is None else budget, params.pop("l2_targets"))
-        if not params["batch_norm"]:
+        known = self.network.get_params() | dict(params)
+        budget, l2 = known.pop("l2_budget"), known.pop("l2")
+        strengths = l2_by_role(l2 if budget is None else budget, known.pop("l2_targets"))
+        if not known["batch_norm"]:
             strengths |= {"gamma": 0.0, "beta": 0.0}
         if not any(strengths.values()):
-            del params["l2_mode"]
+            del known["l2_mode"]
             budget = None
-        return repr((sorted(params.items()), strengths, budget is None))
+        return repr((sorted(known.items()), strengths, budget is None))
 
 
 def shuffled_folds(n_splits: int, estimator: Any, y: Any, groups: Any, seed: int) -> Any:

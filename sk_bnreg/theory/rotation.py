@@ -159,7 +159,7 @@ def _start(network: Any) -> dict[Block, Tensor]:
 def _rotation(network: Any, layer: int, weight: Tensor, start: Mapping[Block, Tensor]) -> dict[str, float]:
     """Return what `Diagnosis.layers` has of weights that batch norm follows, medians over units."""
     norms = weight.norm(dim=1).numpy()
-    power = _rate_power(network)
+    power = network.net_.optimizer_.rate_power
     found = {"effective_rate": float(np.median(network.net_.members[0].learning_rate_init / norms**power))}
     if start:
         at_start = start[layer, "hidden_weights"].norm(dim=1).numpy()
@@ -180,11 +180,6 @@ def _rotation(network: Any, layer: int, weight: Tensor, start: Mapping[Block, Te
     return found
 
 
-def _rate_power(network: Any) -> int:
-    """Return p in lr / ||w||^p, how fast weights turn: a gradient falls with ||w||, Adam's steps do not."""
-    return 2 if network.solver == "sgd" else 1
-
-
 def _recorder(network: Any) -> NormRecorder | None:
     callbacks = [callback for _, callback in network.net_.callbacks_]
     return next((callback for callback in callbacks if isinstance(callback, NormRecorder)), None)
@@ -199,19 +194,19 @@ def _units_of(network: Any, layer: int) -> slice:
 def equilibrium_angle(network: Any, rates: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the angle in radians by which a step turns weights that batch norm follows, once decay balances growth.
 
-    With momentum m (Adam's beta_1) and a decay of d per step, sqrt(2 d (1 - m) / (1 + m)), where d is lr * l2,
-    for SGD with ``l2_mode="loss"`` lr * l2 / (1 - m). For Adam with ``l2_mode="loss"`` it depends on the
-    gradient and is nan here.
+    With m of the solver's first moment kept (momentum, Adam's beta_1) and a decay of d per step it is
+    sqrt(2 d (1 - m) / (1 + m)), where d is lr * l2, for SGD with ``l2_mode="loss"`` lr * l2 / (1 - m). For Adam with
+    ``l2_mode="loss"`` it depends on the gradient and is nan here.
 
     References
     ----------
     Wan et al. 2021, "Spherical motion dynamics"; Kosson et al. 2024, "Rotational equilibrium".
     """
-    member = network.net_.members[0]
-    momentum = network.momentum if network.solver == "sgd" else network.beta_1
-    factor = network.net_.optimizer_.loss_factor() if member.l2_mode == "loss" else 1.0
-    decay = rates * member.l2["hidden_weights"] * factor
-    return np.sqrt(2 * decay * (1 - momentum) / (1 + momentum))
+    member, solver = network.net_.members[0], network.net_.optimizer_
+    constants = solver.param_groups[0]
+    decay = rates * member.l2["hidden_weights"] * solver.decay_factor(member.l2_mode, constants)
+    kept = constants[solver.memory]
+    return np.sqrt(2 * decay * (1 - kept) / (1 + kept))
 
 
 def _norms_without_l2(
@@ -219,20 +214,19 @@ def _norms_without_l2(
 ) -> NDArray[np.float64]:
     """Estimate the norms that the weights would have now, had they not decayed.
 
-    What the steps of an epoch added to ||w||^2 is what it grew by beyond its decay. Without decay Adam's steps would
-    have added as much; those of SGD, whose gradients fall with ||w||, as much times ||w||^2 over its own.
+    What the steps of an epoch added to s = ||w||^2 is what it grew by beyond its decay. Steps turn weights by an angle
+    that falls as 1 / ||w||^p, so they add to s in proportion to s^(1 - p), and s^p grows by p times what they added
+    where s was t, times t^(p - 1): with p = 1 (Adam) the norm does not matter, with p = 2 (SGD) gradients fall with it.
     """
-    kept = network.best_iter_
+    kept, power = network.best_iter_, network.net_.optimizer_.rate_power
     squares = np.square([start, *(epoch.unit_norms[0, units] for epoch in recorder.epochs_[:kept])])
     budgets = [0.0] + [budget["hidden_weights"] for budget in network.net_.records_[0].budgets[:kept]]
     square = squares[0]
     for before, after, decay in zip(squares[:-1], squares[1:], np.diff(budgets), strict=True):
         left = np.exp(-2 * decay)
         added = (after - left * before) * (2 * decay / (1 - left) if decay else 1.0)
-        if network.solver == "sgd":
-            square = np.sqrt(np.maximum(square**2 + 2 * added * np.sqrt(before * after), 0))
-        else:
-            square = np.maximum(square + added, 0)
+        grown = square**power + power * added * np.sqrt(before * after) ** (power - 1)
+        square = np.maximum(grown, 0) ** (1 / power)
     return np.sqrt(square)
 
 
@@ -254,7 +248,7 @@ def trajectory(network: Any) -> pd.DataFrame | None:
             norms, angles = (
                 np.array([getattr(epoch, name)[0, units] for epoch in epochs]) for name in ("unit_norms", "angles")
             )
-            effective = np.median(rates[:, None] / norms ** _rate_power(network), axis=1)
+            effective = np.median(rates[:, None] / norms**network.net_.optimizer_.rate_power, axis=1)
             seen = [rates, effective, np.median(angles, axis=1), equilibrium]
         norm = np.array([epoch.norms[layer, role][0] for epoch in epochs])
         paths.append([number, np.full(len(epochs), layer), np.full(len(epochs), role), norm, *seen])

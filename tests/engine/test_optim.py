@@ -116,7 +116,9 @@ def test_budget_is_the_shrinkage_that_decay_alone_brings():
         for rate in rates:
             stack.theta.grad = torch.zeros_like(stack.theta)
             optimizer.step(torch.full((1, 1), rate, dtype=torch.float64))
-        budget = decay_budgets(make_member(l2, l2_mode), rates.sum(), optimizer.loss_factor())
+        budget = decay_budgets(
+            make_member(l2, l2_mode), rates.sum(), optimizer.decay_factor(l2_mode, CONSTANTS[solver])
+        )
         assert budget["gamma"] == pytest.approx(rates.sum() * 2.0)
         shrunk = stack.theta.detach()[0, stack.slices["gamma"]]
         np.testing.assert_allclose(shrunk, np.exp(-budget["gamma"]), rtol=0.01)
@@ -127,7 +129,7 @@ def test_adam_has_no_budget_in_loss_mode():
     stack = StackedMLP(n_members=1, n_features=2, hidden_layer_sizes=(3,), n_outputs=1)
     member = make_member(l2_by_role(0.1, "weights"), "loss")
     optimizer = SOLVERS["adam"](stack, [member], **CONSTANTS["adam"])
-    assert np.isnan(decay_budgets(member, 1.0, optimizer.loss_factor())["hidden_weights"])
+    assert np.isnan(decay_budgets(member, 1.0, optimizer.decay_factor("loss", CONSTANTS["adam"]))["hidden_weights"])
 
 
 def test_l2_by_role():
