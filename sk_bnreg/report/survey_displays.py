@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from sk_bnreg.report.displays import COLOURS, Display
-from sk_bnreg.stats.stats import ranking
+from sk_bnreg.stats.tables import ranking
 
 
 class CriticalDifferenceDisplay(Display):

@@ -15,7 +15,7 @@ from sklearn.model_selection import BaseShuffleSplit, check_cv
 from sk_bnreg.engine.roles import l2_by_role
 from sk_bnreg.report.displays import find_network
 from sk_bnreg.search.evaluation import candidate_of
-from sk_bnreg.stats.stats import Contrast, contrast, holm
+from sk_bnreg.stats.folds import Contrast, contrast, holm
 
 _PENALTIES = {"none": "", "weights": "l2", "weights+gamma+beta": "l2+gamma+beta", "all": "l2+all"}
 

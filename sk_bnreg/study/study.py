@@ -22,7 +22,7 @@ from sklearn.utils.multiclass import type_of_target
 from sk_bnreg.engine.roles import l2_by_role
 from sk_bnreg.engine.tasks import fit_stack
 from sk_bnreg.estimators.base import BaseBNMLP
-from sk_bnreg.stats.stats import resolution
+from sk_bnreg.stats.folds import resolution
 from sk_bnreg.study.comparison import DEFAULT_SCHEMES, SCHEMES, SchemeComparison, StudyPlan, default_rope, metric_name
 from sk_bnreg.study.store import Store
 from sk_bnreg.theory.diagnosis import diagnose

@@ -9,7 +9,8 @@ import joblib
 import pandas as pd
 
 from sk_bnreg.estimators.networks import BNMLPClassifier
-from sk_bnreg.stats.stats import Ranking, SignedRank, holm, ranking, signed_rank
+from sk_bnreg.stats.folds import holm
+from sk_bnreg.stats.tables import Ranking, SignedRank, ranking, signed_rank
 from sk_bnreg.study.comparison import SCHEMES, Question, SchemeComparison
 from sk_bnreg.study.study import BUDGETS, TunedL2, compare_schemes
 from sk_bnreg.study.tables import network_pipeline, read_table

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, SchemeComparison, compare_schemes
-from sk_bnreg.stats.stats import contrast
+from sk_bnreg.stats.folds import contrast
 from sk_bnreg.study.comparison import DEFAULT_SCHEMES, SCHEMES
 from sk_bnreg.study.study import TunedL2
 
