@@ -16,7 +16,7 @@ HOUSE = {
     "theory": "rotation diagnosis reproduce",
     "report": "displays diagnosis_displays survey_displays pages",
     "study": "comparison store study tables survey",
-    "cli": "main",
+    "cli": "runner compare tune survey reproduce main",
 }
 ORDER = [f"{folder}.{file}" for folder, files in HOUSE.items() for file in files.split()]
 PACKAGE = Path(sk_bnreg.__file__).parent

@@ -274,23 +274,20 @@ def table_paths(folder: str | Path) -> list[Path]:
 def _compare_table(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> tuple[str, pd.DataFrame | str]:
     """Return the rows of one table's comparison, or why it could not be made."""
     try:
-        data = read_table(str(path))
-        X, y = data.X, data.y
-        if len(X) > max_rows:
-            X = X.sample(max_rows, random_state=settings["random_state"])
-            y = y.loc[X.index]
-        pipeline = network_pipeline(data.task)
+        whole = read_table(str(path))
+        table = whole.sample(max_rows, settings["random_state"])
+        pipeline = network_pipeline(table.task)
         schemes = survey_schemes(pipeline[-1].learning_rate_init)
-        comparison = compare_schemes(pipeline, X, y, schemes=schemes, out=out, on_plan=None, **settings)
+        comparison = compare_schemes(pipeline, table.X, table.y, schemes=schemes, out=out, on_plan=None, **settings)
     except ValueError as error:
         return path.stem, str(error)
     about: dict[str, Any] = {
         "table": path.stem,
-        "task": data.task,
+        "task": table.task,
         "metric": comparison.metric,
         "rope": comparison.rope,
-        "n_rows": len(data.X),
-        "n_used": len(X),
-        "n_features": X.shape[1],
+        "n_rows": len(whole.X),
+        "n_used": len(table.X),
+        "n_features": table.X.shape[1],
     }
     return path.stem, comparison.frame.assign(**about)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_diabetes
 
-from sk_bnreg.cli.main import without_password
+from sk_bnreg.cli.runner import without_password
 from sk_bnreg.study.tables import read_table
 
 COMMAND = [sys.executable, "-m", "sk_bnreg", "compare"]
