@@ -22,7 +22,7 @@ from sklearn.model_selection import RepeatedStratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
-from sk_bnreg.stats.stats import contrast
+from sk_bnreg.stats.folds import contrast
 
 ROPES = (0.5, 1.0, 2.0, 4.0)
 N_COLUMNS = 5

@@ -16,7 +16,7 @@ from sklearn.model_selection import check_cv
 from sk_bnreg.estimators.pipelines import fit_parameter, network_in
 from sk_bnreg.search.evaluation import Folds, Scoring
 from sk_bnreg.search.grid import StackedGridSearchCV
-from sk_bnreg.stats.stats import resolution
+from sk_bnreg.stats.folds import resolution
 from sk_bnreg.study.comparison import SchemeComparison, default_rope, metric_name
 from sk_bnreg.study.nested import NestedStudy, Split, shuffled_folds
 from sk_bnreg.study.plan import StudyPlan

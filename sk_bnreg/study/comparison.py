@@ -14,7 +14,7 @@ from sklearn.model_selection import BaseShuffleSplit, check_cv
 from sk_bnreg.engine.roles import l2_by_role
 from sk_bnreg.estimators.pipelines import network_in
 from sk_bnreg.search.evaluation import candidate_of
-from sk_bnreg.stats.stats import Contrast, contrast, holm
+from sk_bnreg.stats.folds import Contrast, contrast, holm
 from sk_bnreg.study.plan import StudyPlan
 from sk_bnreg.study.schemes import QUESTIONS, SCHEMES, Question, scheme_name
 

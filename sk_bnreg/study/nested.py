@@ -191,7 +191,8 @@ class NestedStudy:
     def expected_seconds(self, train: np.ndarray) -> float:
         """Return the time of one outer fold, from a few epochs of some candidates on one inner fold."""
         split = self.inner_splits(train)[0]
-        seconds, fronts = [], {}
+        seconds: list[float] = []
+        fronts: dict[Any, Any] = {}
         for epochs in (1, 1, 3):  # the first warms up
             params = [each | {"max_iter": epochs} for each in self._free(self._n_rows(split[0]))]
             params = params[:: max(1, len(params) // N_CALIBRATED)]  # of every scheme some

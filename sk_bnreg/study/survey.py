@@ -9,7 +9,8 @@ import joblib
 import pandas as pd
 
 from sk_bnreg.estimators.networks import BNMLPClassifier
-from sk_bnreg.stats.stats import Ranking, SignedRank, holm, ranking, signed_rank
+from sk_bnreg.stats.folds import holm
+from sk_bnreg.stats.tables import Ranking, SignedRank, ranking, signed_rank
 from sk_bnreg.study.compare import BUDGETS, compare_schemes
 from sk_bnreg.study.comparison import SchemeComparison
 from sk_bnreg.study.schemes import SCHEMES, Question, TunedL2
@@ -88,10 +89,9 @@ class SurveyAnswer:
     def summary(self) -> str:
         """Return the answer as one sentence."""
         test, (subject, given, *_) = self.test, self.question
-        verb = test.verdict if test.verdict in ("helps", "hurts") else f"is {test.verdict}"
         each = ", ".join(f"{word} on {n}" for word, n in self.answers.items())
         return (
-            f"{subject[0].upper()}{subject[1:]} {verb} given {given}: median difference {test.median:+z.4f} over "
+            f"{subject[0].upper()}{subject[1:]} {test.verb} given {given}: median difference {test.median:+z.4f} over "
             f"{test.n_tables} tables, P(worse) {test.p_worse:.2f}, P(within {test.rope:g}) {test.p_equivalent:.2f}, "
             f"P(better) {test.p_better:.2f}, Wilcoxon p {self.p_holm:.2g} (Holm). By themselves: {each}."
         )
@@ -274,23 +274,20 @@ def table_paths(folder: str | Path) -> list[Path]:
 def _compare_table(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> tuple[str, pd.DataFrame | str]:
     """Return the rows of one table's comparison, or why it could not be made."""
     try:
-        data = read_table(str(path))
-        X, y = data.X, data.y
-        if len(X) > max_rows:
-            X = X.sample(max_rows, random_state=settings["random_state"])
-            y = y.loc[X.index]
-        pipeline = network_pipeline(data.task)
+        whole = read_table(str(path))
+        table = whole.sample(max_rows, settings["random_state"])
+        pipeline = network_pipeline(table.task)
         schemes = survey_schemes(pipeline[-1].learning_rate_init)
-        comparison = compare_schemes(pipeline, X, y, schemes=schemes, out=out, on_plan=None, **settings)
+        comparison = compare_schemes(pipeline, table.X, table.y, schemes=schemes, out=out, on_plan=None, **settings)
     except ValueError as error:
         return path.stem, str(error)
     about: dict[str, Any] = {
         "table": path.stem,
-        "task": data.task,
+        "task": table.task,
         "metric": comparison.metric,
         "rope": comparison.rope,
-        "n_rows": len(data.X),
-        "n_used": len(X),
-        "n_features": X.shape[1],
+        "n_rows": len(whole.X),
+        "n_used": len(table.X),
+        "n_features": table.X.shape[1],
     }
     return path.stem, comparison.frame.assign(**about)

@@ -28,6 +28,13 @@ class TaskTable(NamedTuple):
     task: str
     target: str
 
+    def sample(self, max_rows: int, random_state: int) -> "TaskTable":
+        """Return the table, or so many of its rows, drawn at random."""
+        if len(self.X) <= max_rows:
+            return self
+        X = self.X.sample(max_rows, random_state=random_state)
+        return self._replace(X=X, y=self.y.loc[X.index])
+
 
 def read_table(source: str, *, target: str | None = None, task: str | None = None) -> TaskTable:
     """Read a CSV or parquet file, or one of `BUILT_IN` by name.

@@ -21,7 +21,7 @@ from skorch.callbacks import Callback
 from sk_bnreg.estimators.fit_stack import fit_stack
 from sk_bnreg.estimators.networks import BNMLPClassifier, BNMLPRegressor
 from sk_bnreg.search.grid import StackedGridSearchCV
-from sk_bnreg.stats.stats import contrast
+from sk_bnreg.stats.folds import contrast
 from sk_bnreg.theory.diagnosis import diagnose
 from sk_bnreg.theory.rotation import NormRecorder, equilibrium_angle
 

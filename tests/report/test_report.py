@@ -142,7 +142,7 @@ def test_a_survey_shows_every_question_and_every_table(made_up_survey, survey_pa
 
 def test_the_wheel_has_the_templates():
     package = Path(__import__("sk_bnreg").__file__).parent
-    assert {path.name for path in (package / "templates").iterdir()} == {
+    assert {path.name for path in (package / "report" / "templates").iterdir()} == {
         "comparison.html.jinja", "page.html.jinja", "survey.html.jinja"
     }  # fmt: skip
 

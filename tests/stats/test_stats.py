@@ -10,7 +10,8 @@ from sklearn.datasets import make_moons
 from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.svm import SVC
 
-from sk_bnreg.stats.stats import N_DRAWS, contrast, holm, ranking, resolution, signed_rank
+from sk_bnreg.stats.folds import contrast, holm, resolution
+from sk_bnreg.stats.tables import N_DRAWS, ranking, signed_rank
 
 # sonar, the first ten of the accuracies in the documentation of baycomp
 NBC = [94.203, 92.754, 95.652, 91.176, 92.647, 91.176, 92.647, 92.647, 86.765, 91.176]

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from statsmodels.stats.multitest import multipletests
 
 from sk_bnreg import BNMLPClassifier, SchemeComparison, StackedGridSearchCV
-from sk_bnreg.stats.stats import contrast
+from sk_bnreg.stats.folds import contrast
 from sk_bnreg.study.schemes import SCHEMES, scheme_name
 
 NET = BNMLPClassifier((8,), max_iter=4, batch_size=32, learning_rate_init=0.05, n_ensemble=1, random_state=0)

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, SchemeComparison, compare_schemes
-from sk_bnreg.stats.stats import contrast
+from sk_bnreg.stats.folds import contrast
 from sk_bnreg.study.schemes import DEFAULT_SCHEMES, SCHEMES, TunedL2
 
 ONCE = {"n_repeats": 1, "on_plan": None}

@@ -1,13 +1,14 @@
-"""Comparing models: two on the folds of one cross-validation, two or more across data sets."""
+"""Models on many tables: two by signed ranks, three or more by their ranks on each table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
+
+from sk_bnreg.stats.folds import Judgement, holm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,158 +17,7 @@ N_DRAWS = 50_000  # of the posterior of the Bayesian signed-rank test
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """The difference of two models' scores over folds.
-
-    Attributes
-    ----------
-    mean : float
-        Mean difference.
-    low, high : float
-        Corrected 95 % interval of the mean.
-    p_value : float
-        Two-sided corrected t-test of no difference.
-    p_worse, p_equivalent, p_better : float
-        Posterior probability that the difference is below -rope, within it, above it.
-    rope : float
-        Half-width of the region of practical equivalence, in units of the score.
-    resolution : float
-        The smallest rope for which this many folds, with this spread, could ever
-        declare equivalence.
-    n_folds : int
-        Differences that went in.
-    """
-
-    mean: float
-    low: float
-    high: float
-    p_value: float
-    p_worse: float
-    p_equivalent: float
-    p_better: float
-    rope: float
-    resolution: float
-    n_folds: int
-
-    @property
-    def verdict(self) -> str:
-        """ "redundant", "helps", "hurts" (each with a probability over 0.95) or "undecided"."""
-        return _verdict(self)
-
-    def summary(self) -> str:
-        """Return the result as one sentence."""
-        sentence = f"Mean difference {self.mean:+z.4f} over {self.n_folds} folds, corrected 95 % interval "
-        sentence += f"{self.low:+z.4f} to {self.high:+z.4f}; {_probabilities(self)}"
-        if self.verdict == "undecided":
-            return f"{sentence}; with this spread {self.n_folds} folds can confirm {self.resolution:.4f}."
-        return f"{sentence}."
-
-
-def contrast(differences: Sequence[float] | np.ndarray, *, test_ratio: float, rope: float) -> Contrast:
-    """Judge the differences of two models on the folds of one cross-validation.
-
-    The folds share training rows, so their differences are correlated; the variance of
-    the mean is var * (1 / n_folds + n_test / n_train) (Nadeau & Bengio 2003), with
-    n_folds - 1 degrees of freedom. The posterior of the Bayesian correlated t-test
-    (Benavoli et al. 2017) is the t distribution with the same mean and variance.
-
-    Parameters
-    ----------
-    differences : array-like of shape (n_folds,)
-        Score of the one minus score of the other on the same folds; with several seeds,
-        the mean over seeds of each fold.
-    test_ratio : float
-        n_test / n_train of a fold.
-    rope : float
-        Differences smaller than this do not matter, in units of the score.
-
-    Returns
-    -------
-    Contrast
-
-    References
-    ----------
-    Nadeau & Bengio 2003, "Inference for the generalization error", Machine Learning 52.
-    Benavoli, Corani, Demsar & Zaffalon 2017, "Time for a change", JMLR 18.
-
-    Examples
-    --------
-    >>> from sk_bnreg.stats.stats import contrast
-    >>> result = contrast([0.02, 0.03, 0.025, 0.028, 0.022], test_ratio=0.25, rope=0.01)
-    >>> round(result.mean, 4), round(result.low, 4), round(result.high, 4), result.verdict
-    (0.025, 0.0173, 0.0327, 'helps')
-    """
-    d = np.asarray(differences, dtype=float)
-    df = len(d) - 1
-    in_spreads = resolution(len(d), test_ratio)
-    # equal differences leave no spread; a tiny one keeps the distribution defined
-    half = max(in_spreads * float(d.std(ddof=1)), np.sqrt(np.finfo(float).tiny))
-    scale = half / stats.t.ppf(0.975, df)
-    posterior = stats.t(df, loc=d.mean(), scale=scale)
-    return Contrast(
-        mean=float(d.mean()),
-        low=float(d.mean() - half),
-        high=float(d.mean() + half),
-        p_value=float(2 * stats.t.sf(abs(d.mean()) / scale, df)),
-        p_worse=float(posterior.cdf(-rope)),
-        p_equivalent=float(posterior.cdf(rope) - posterior.cdf(-rope)),
-        p_better=float(posterior.sf(rope)),
-        rope=rope,
-        resolution=half,
-        n_folds=len(d),
-    )
-
-
-def resolution(n_folds: int, test_ratio: float) -> float:
-    """Compute the smallest rope for which `n_folds` could ever declare equivalence, before any fit.
-
-    Parameters
-    ----------
-    n_folds : int
-        Folds times repeats.
-    test_ratio : float
-        n_test / n_train of a fold: 1 / (k - 1) with k folds.
-
-    Returns
-    -------
-    float
-        In standard deviations of the fold differences.
-
-    Examples
-    --------
-    >>> from sk_bnreg.stats.stats import resolution
-    >>> round(resolution(5, 1 / 4), 2), round(resolution(100, 1 / 9), 2)
-    (1.86, 0.69)
-    """
-    if n_folds < 2:
-        raise ValueError(f"differences must come from at least 2 folds, got {n_folds}.")
-    return float(stats.t.ppf(0.975, n_folds - 1) * np.sqrt(1 / n_folds + test_ratio))
-
-
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Adjust p-values for their number by Holm's step-down method.
-
-    Parameters
-    ----------
-    p_values : array-like of shape (n_tests,)
-
-    Returns
-    -------
-    ndarray of shape (n_tests,)
-        In the order of `p_values`; rejecting those up to alpha has a family-wise error of at most alpha.
-    """
-    return np.array(_holm(tuple(map(float, p_values))))
-
-
-@cache  # statsmodels collects garbage at every call, for a quarter of a second
-def _holm(p_values: tuple[float, ...]) -> tuple[float, ...]:
-    from statsmodels.stats.multitest import multipletests
-
-    return tuple(map(float, multipletests(p_values, method="holm")[1]))
-
-
-@dataclass(frozen=True)
-class SignedRank:
+class SignedRank(Judgement):
     """The difference of two models' scores over data sets.
 
     Attributes
@@ -192,15 +42,10 @@ class SignedRank:
     rope: float
     n_tables: int
 
-    @property
-    def verdict(self) -> str:
-        """ "redundant", "helps", "hurts" (each with a probability over 0.95) or "undecided"."""
-        return _verdict(self)
-
     def summary(self) -> str:
         """Return the result as one sentence."""
         sentence = f"Median difference {self.median:+z.4f} over {self.n_tables} tables, Wilcoxon p = {self.p_value:.3g}"
-        return f"{sentence}; {_probabilities(self)}."
+        return f"{sentence}; {self.probabilities()}."
 
 
 def signed_rank(differences: Sequence[float] | np.ndarray, *, rope: float, random_state: int | None = 0) -> SignedRank:
@@ -226,7 +71,7 @@ def signed_rank(differences: Sequence[float] | np.ndarray, *, rope: float, rando
 
     Examples
     --------
-    >>> from sk_bnreg.stats.stats import signed_rank
+    >>> from sk_bnreg.stats.tables import signed_rank
     >>> result = signed_rank([0.02, 0.03, 0.025, 0.04, -0.001, 0.05, 0.03, 0.02], rope=0.01)
     >>> round(result.median, 4), round(result.p_value, 4), result.verdict
     (0.0263, 0.0156, 'helps')
@@ -295,7 +140,7 @@ def ranking(scores: "pd.DataFrame") -> Ranking:
     Examples
     --------
     >>> import pandas as pd
-    >>> from sk_bnreg.stats.stats import ranking
+    >>> from sk_bnreg.stats.tables import ranking
     >>> result = ranking(pd.DataFrame({"a": [3, 5, 2], "b": [2, 4, 1], "c": [1, 4, 0]}))
     >>> result.mean_ranks.round(2).to_dict()
     {'a': 1.0, 'b': 2.17, 'c': 2.83}
@@ -317,17 +162,6 @@ def ranking(scores: "pd.DataFrame") -> Ranking:
     pairs = pd.DataFrame(np.minimum(p_values, p_values.T), index=scores.columns, columns=scores.columns)
     mean_ranks = scores.rank(axis=1, ascending=False).mean()
     return Ranking(mean_ranks, float(statistic), float(p_value), pairs, n_tables)
-
-
-def _verdict(result: Contrast | SignedRank) -> str:
-    words = {"redundant": result.p_equivalent, "helps": result.p_better, "hurts": result.p_worse}
-    word = max(words, key=lambda name: words[name])
-    return word if words[word] > 0.95 else "undecided"
-
-
-def _probabilities(result: Contrast | SignedRank) -> str:
-    chances = f"P(worse) {result.p_worse:.3f}, P(equivalent) {result.p_equivalent:.3f}, P(better) {result.p_better:.3f}"
-    return f"{chances} with rope {result.rope:g}: {result.verdict}"
 
 
 def _wilcoxon(differences: np.ndarray) -> float:

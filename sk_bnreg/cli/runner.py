@@ -1,0 +1,116 @@
+"""What the subcommands share: options, the console, the table, the engine, Ctrl-C and the closing report."""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:  # nothing heavier than typer and rich before a command has been read
+    from sk_bnreg.study.comparison import SchemeComparison
+    from sk_bnreg.study.tables import TaskTable
+
+TableName = Annotated[str, typer.Argument(help="A .csv or .parquet file, or breast_cancer, diabetes, digits, wine.")]
+Target = Annotated[str | None, typer.Option(help="Column to predict. [default: 'target', else the last]")]
+TaskName = Annotated[str | None, typer.Option(help="classification or regression. [default: from the target]")]
+Scoring = Annotated[str | None, typer.Option(help="A scikit-learn score. [default: accuracy or r2]")]
+Rope = Annotated[
+    float | None, typer.Option(help="Differences below it do not matter. [default: 0.01 for scores up to 1]")
+]
+
+
+class Runner:
+    """One run of a subcommand.
+
+    Parameters
+    ----------
+    out : path or None
+        Folder of the results.
+
+    Attributes
+    ----------
+    console : Console
+    table : TaskTable
+        What `read` read.
+    """
+
+    def __init__(self, out: Path | None = None):
+        import torch
+
+        # cores go to folds, tables and trials: threads of one small network wait for each other, for long on a busy
+        # machine
+        torch.set_num_threads(1)
+        self.console = Console(markup=False, highlight=False)
+        self.out = out
+
+    def read(
+        self,
+        name: str,
+        target: str | None,
+        task: str | None,
+        *,
+        max_rows: int | None = None,
+        seed: int = 0,
+        note: str = "",
+    ) -> "TaskTable":
+        """Read a table, draw `max_rows` of a larger one, and say what it is; `note` ends the line."""
+        from sk_bnreg.study.tables import read_table
+
+        whole = read_table(name, target=target, task=task)
+        self.table = table = whole if max_rows is None else whole.sample(max_rows, seed)
+        drawn = f" of {len(whole.X):,}" if len(table.X) < len(whole.X) else ""
+        self.console.print(
+            f"{table.name}: {table.task} of '{table.target}', {len(table.X):,} rows{drawn}, "
+            f"{table.X.shape[1]} columns{note}"
+        )
+        return table
+
+    def load_engine(self) -> None:
+        """Load the engine, or compile it, before each of several processes would."""
+        from sk_bnreg.engine.compiled import compilation_told, has_kernel
+        from sk_bnreg.estimators.networks import BNMLPClassifier
+
+        if has_kernel():
+            network = BNMLPClassifier((1,), numeric_embedding=None, n_ensemble=1, early_stopping=False, max_iter=1)
+            with compilation_told(self.console.print):
+                network.fit([[0.0], [1.0]], [0, 1])
+
+    @contextmanager
+    def stoppable(self, kept: str | Path | None) -> Iterator[None]:
+        """Let Ctrl-C end the command, and say where it goes on from: `kept`, or nowhere."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.console.print(
+                f"\nStopped. What is finished is in {kept}; the same command goes on from there."
+                if kept
+                else "\nStopped. Nothing was kept; with --out a study goes on where it was stopped."
+            )
+            raise typer.Exit(130) from None  # what a shell gives for SIGINT
+
+    def report(self, comparison: "SchemeComparison") -> None:
+        """Write a comparison on the table as a page into the folder of the results."""
+        assert self.out is not None
+        comparison.report(
+            self.out / "report.html",
+            table=self.table.name,
+            task=self.table.task,
+            target=self.table.target,
+            command=command_line(),
+            model=str(self.out / "best_estimator.joblib"),
+        )
+
+
+def command_line() -> str:
+    """Return the command as it was typed, without passwords."""
+    return without_password(shlex.join(["sk-bnreg", *sys.argv[1:]]))
+
+
+def without_password(text: str) -> str:
+    """Return a text without the passwords of the URLs in it."""
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)

@@ -1,0 +1,182 @@
+"""Two models on the folds of one cross-validation, and what every test shares: the word that it says, Holm's method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy import stats
+
+
+class Judgement:
+    """A result with the probabilities of three regions, and the word that follows from them."""
+
+    p_worse: float
+    p_equivalent: float
+    p_better: float
+    rope: float
+
+    @property
+    def verdict(self) -> str:
+        """ "redundant", "helps", "hurts" (each with a probability over 0.95) or "undecided"."""
+        words = {"redundant": self.p_equivalent, "helps": self.p_better, "hurts": self.p_worse}
+        word = max(words, key=lambda name: words[name])
+        return word if words[word] > 0.95 else "undecided"
+
+    @property
+    def verb(self) -> str:
+        """The verdict as the verb of a sentence: "helps", "is redundant" and so on."""
+        return self.verdict if self.verdict in ("helps", "hurts") else f"is {self.verdict}"
+
+    def probabilities(self) -> str:
+        """Return the end of a sentence: the three probabilities, the rope and the verdict."""
+        return (
+            f"P(worse) {self.p_worse:.3f}, P(equivalent) {self.p_equivalent:.3f}, P(better) {self.p_better:.3f} "
+            f"with rope {self.rope:g}: {self.verdict}"
+        )
+
+
+@dataclass(frozen=True)
+class Contrast(Judgement):
+    """The difference of two models' scores over folds.
+
+    Attributes
+    ----------
+    mean : float
+        Mean difference.
+    low, high : float
+        Corrected 95 % interval of the mean.
+    p_value : float
+        Two-sided corrected t-test of no difference.
+    p_worse, p_equivalent, p_better : float
+        Posterior probability that the difference is below -rope, within it, above it.
+    rope : float
+        Half-width of the region of practical equivalence, in units of the score.
+    resolution : float
+        The smallest rope for which this many folds, with this spread, could ever
+        declare equivalence.
+    n_folds : int
+        Differences that went in.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+    p_worse: float
+    p_equivalent: float
+    p_better: float
+    rope: float
+    resolution: float
+    n_folds: int
+
+    def summary(self) -> str:
+        """Return the result as one sentence."""
+        sentence = f"Mean difference {self.mean:+z.4f} over {self.n_folds} folds, corrected 95 % interval "
+        sentence += f"{self.low:+z.4f} to {self.high:+z.4f}; {self.probabilities()}"
+        if self.verdict == "undecided":
+            return f"{sentence}; with this spread {self.n_folds} folds can confirm {self.resolution:.4f}."
+        return f"{sentence}."
+
+
+def contrast(differences: Sequence[float] | np.ndarray, *, test_ratio: float, rope: float) -> Contrast:
+    """Judge the differences of two models on the folds of one cross-validation.
+
+    The folds share training rows, so their differences are correlated; the variance of
+    the mean is var * (1 / n_folds + n_test / n_train) (Nadeau & Bengio 2003), with
+    n_folds - 1 degrees of freedom. The posterior of the Bayesian correlated t-test
+    (Benavoli et al. 2017) is the t distribution with the same mean and variance.
+
+    Parameters
+    ----------
+    differences : array-like of shape (n_folds,)
+        Score of the one minus score of the other on the same folds; with several seeds,
+        the mean over seeds of each fold.
+    test_ratio : float
+        n_test / n_train of a fold.
+    rope : float
+        Differences smaller than this do not matter, in units of the score.
+
+    Returns
+    -------
+    Contrast
+
+    References
+    ----------
+    Nadeau & Bengio 2003, "Inference for the generalization error", Machine Learning 52.
+    Benavoli, Corani, Demsar & Zaffalon 2017, "Time for a change", JMLR 18.
+
+    Examples
+    --------
+    >>> from sk_bnreg.stats.folds import contrast
+    >>> result = contrast([0.02, 0.03, 0.025, 0.028, 0.022], test_ratio=0.25, rope=0.01)
+    >>> round(result.mean, 4), round(result.low, 4), round(result.high, 4), result.verdict
+    (0.025, 0.0173, 0.0327, 'helps')
+    """
+    d = np.asarray(differences, dtype=float)
+    df = len(d) - 1
+    in_spreads = resolution(len(d), test_ratio)
+    # equal differences leave no spread; a tiny one keeps the distribution defined
+    half = max(in_spreads * float(d.std(ddof=1)), np.sqrt(np.finfo(float).tiny))
+    scale = half / stats.t.ppf(0.975, df)
+    posterior = stats.t(df, loc=d.mean(), scale=scale)
+    return Contrast(
+        mean=float(d.mean()),
+        low=float(d.mean() - half),
+        high=float(d.mean() + half),
+        p_value=float(2 * stats.t.sf(abs(d.mean()) / scale, df)),
+        p_worse=float(posterior.cdf(-rope)),
+        p_equivalent=float(posterior.cdf(rope) - posterior.cdf(-rope)),
+        p_better=float(posterior.sf(rope)),
+        rope=rope,
+        resolution=half,
+        n_folds=len(d),
+    )
+
+
+def resolution(n_folds: int, test_ratio: float) -> float:
+    """Compute the smallest rope for which `n_folds` could ever declare equivalence, before any fit.
+
+    Parameters
+    ----------
+    n_folds : int
+        Folds times repeats.
+    test_ratio : float
+        n_test / n_train of a fold: 1 / (k - 1) with k folds.
+
+    Returns
+    -------
+    float
+        In standard deviations of the fold differences.
+
+    Examples
+    --------
+    >>> from sk_bnreg.stats.folds import resolution
+    >>> round(resolution(5, 1 / 4), 2), round(resolution(100, 1 / 9), 2)
+    (1.86, 0.69)
+    """
+    if n_folds < 2:
+        raise ValueError(f"differences must come from at least 2 folds, got {n_folds}.")
+    return float(stats.t.ppf(0.975, n_folds - 1) * np.sqrt(1 / n_folds + test_ratio))
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Adjust p-values for their number by Holm's step-down method.
+
+    Parameters
+    ----------
+    p_values : array-like of shape (n_tests,)
+
+    Returns
+    -------
+    ndarray of shape (n_tests,)
+        In the order of `p_values`; rejecting those up to alpha has a family-wise error of at most alpha.
+    """
+    return np.array(_holm(tuple(map(float, p_values))))
+
+
+@cache  # statsmodels collects garbage at every call, for a quarter of a second
+def _holm(p_values: tuple[float, ...]) -> tuple[float, ...]:
+    from statsmodels.stats.multitest import multipletests
+
+    return tuple(map(float, multipletests(p_values, method="holm")[1]))
