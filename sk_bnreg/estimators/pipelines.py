@@ -108,6 +108,10 @@ class _Place(BaseEstimator):
         self.fit_ = Fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
         return self
 
+    def predict(self, X: Any) -> Any:
+        """Refuse; a TransformedTargetRegressor asks that there be such a method."""
+        raise NotImplementedError("No network has been put here yet.")
+
     def get_metadata_routing(self) -> Any:
         """Ask for what the network asks for."""
         return self.network.get_metadata_routing()

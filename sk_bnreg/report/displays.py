@@ -115,7 +115,7 @@ class SchemeComparisonDisplay(Display):
         """
         against = comparison.best_scheme if against is None else against
         rows, differences = {}, {}
-        for name, score in comparison.table()["score"].items():
+        for name, score in zip(comparison.schemes, comparison.table()["score"], strict=True):
             c = comparison.contrast(name, against)
             rows[name] = {"score": score, "difference": c.mean, "low": c.low, "high": c.high}
             differences[name] = comparison.differences(name, against)

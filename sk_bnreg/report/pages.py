@@ -104,7 +104,7 @@ def write_survey(survey: TableSurvey, path, about):
     by_task = {f"all {len(tables)} tables": survey.answers()}
     if tables["task"].nunique() > 1:
         counts = tables["task"].value_counts().items()
-        by_task |= {f"{n} tables, {task}": survey.answers(task) for task, n in counts}
+        by_task |= {f"{n} tables, {task}": survey.answers(str(task)) for task, n in counts}
     _write_page(
         path,
         "survey.html.jinja",

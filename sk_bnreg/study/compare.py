@@ -163,6 +163,7 @@ def compare_schemes(
         estimator=estimator,
         data=_data(estimator, X, y, scoring, groups, weight, params or {}),
         scoring=Scoring(check_scoring(estimator, scoring), error_score, return_estimator=True),
+        metric=metric_name(estimator, scoring),
         groups=groups,
         weight=weight,
         schemes=schemes,
@@ -175,7 +176,7 @@ def compare_schemes(
     splits = _outer_splits(study, cv, n_repeats)
     finished = store.open(_fingerprint(study, splits, scoring, params), list(schemes))
     waiting = {place: split for place, split in splits.items() if place not in finished}
-    plan = _plan(study, splits, learning_rate, metric_name(estimator, scoring), rope, store)
+    plan = _plan(study, splits, learning_rate, rope, store)
     if on_plan is not None:
         if waiting:
             plan = replace(plan, seconds=_expected_seconds(study, waiting, n_jobs))
@@ -243,9 +244,7 @@ def _outer_splits(study: NestedStudy, cv: Any, n_repeats: int) -> dict[tuple[int
     }
 
 
-def _plan(
-    study: NestedStudy, splits: Mapping[Any, Split], learning_rate: str, metric: str, rope: float, store: Store
-) -> StudyPlan:
+def _plan(study: NestedStudy, splits: Mapping[Any, Split], learning_rate: str, rope: float, store: Store) -> StudyPlan:
     candidates = study.candidates(store.seed)
     rates = {study.learning_rate(name, setting) for name in study.schemes for setting in candidates}
     n_repeats = 1 + max(repeat for repeat, _ in splits)
@@ -261,7 +260,7 @@ def _plan(
         learning_rate=learning_rate,
         learning_rates=tuple(sorted(rates)),
         budgets=tuple(sorted({setting["budget"] for setting in candidates})),
-        metric=metric,
+        metric=study.metric,
         rope=rope,
         resolution=resolution(len(splits), _test_ratio(splits)),
         n_fits=len(splits) * study.n_fits,

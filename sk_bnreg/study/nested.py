@@ -40,6 +40,8 @@ class NestedStudy:
     data : Folds
         All rows; its splits are not used.
     scoring : Scoring
+    metric : str
+        Its name.
     groups : ndarray or None
     weight : ndarray or None
         Of rows in training: those of weight 0 count for no budget.
@@ -51,6 +53,7 @@ class NestedStudy:
     estimator: Any
     data: Folds
     scoring: Scoring
+    metric: str
     groups: np.ndarray | None
     weight: np.ndarray | None
     schemes: dict[str, Mapping[str, Any]]
@@ -287,10 +290,11 @@ class NestedStudy:
             fronts=fronts,
             on_results=None if progress is None else lambda results: progress(len(results)),
         )
-        for result in found.values():
+        for (_, split), result in found.items():
             if not result["fit_error"] and np.isnan(result["test_scores"]):
                 raise ValueError(
-                    "The score is not defined on the rows of a fold (it is nan): take fewer folds or another score."
+                    f"The score {self.metric} is not defined on {len(splits[split][1])} rows of a fold: take fewer "
+                    "folds or another score."
                 )
         return [[found[numbers[signature], split] for split in range(len(splits))] for signature in signatures]
 
