@@ -14,7 +14,7 @@ HOUSE = {
     "search": "evaluation grid space trials tuning",
     "stats": "folds tables",
     "theory": "rotation diagnosis reproduce",
-    "report": "displays diagnosis_displays survey_displays pages",
+    "report": "results displays diagnosis_displays survey_displays pages",
     "study": "comparison store study tables survey",
     "cli": "runner compare tune survey reproduce main",
 }

@@ -45,7 +45,7 @@ class InvarianceDisplay(Display):
     def __init__(self, invariances, *, threshold):
         self.invariances = invariances
         self.threshold = threshold
-        self.width = max(self.width, 2.6 + 0.09 * max(len(line) for name in self._names() for line in name.split("\n")))
+        self.width = max(self.width, 2.6 + 0.09 * max(map(len, "\n".join(self._names()).split("\n"))))
 
     @classmethod
     def from_diagnosis(cls, diagnosis, *, ax=None):
@@ -91,7 +91,7 @@ class InvarianceDisplay(Display):
             loc="left",
             multialignment="left",
         )
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0)
+        self._legend(ax)
         return 1.5 + 0.4 * len(rows) + 0.2 * len(self.points_)
 
     def _names(self):
@@ -180,13 +180,5 @@ class NormTrajectoryDisplay(Display):
         ax.minorticks_off()
         ax.set_xlabel("epoch")
         ax.set_ylabel(f"{_QUANTITIES[self.quantity]}\n(logarithmic)")
-        ax.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            frameon=False,
-            borderaxespad=0,
-            ncols=2,
-            columnspacing=1,
-            handlelength=1.6,
-        )
+        self._legend(ax, ncols=2, columnspacing=1, handlelength=1.6)
         return 2.8 + 0.22 * -(-(len(self.lines_) + 1) // 2)

@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn.pipeline import Pipeline
 
 from sk_bnreg.estimators.base import BaseBNMLP
+from sk_bnreg.report.results import Comparison
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # of Okabe & Ito's, those with contrast on white and on black
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -48,6 +49,10 @@ class Display:
         if ax is None:
             self.figure_.set_figheight(height)
         return self
+
+    def _legend(self, ax, **layout):
+        """Draw the legend above the axes, on the left: within, it would hide what is plotted."""
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0, **layout)
 
 
 class SchemeComparisonDisplay(Display):
@@ -103,7 +108,7 @@ class SchemeComparisonDisplay(Display):
         self.width = max(self.width, 2.8 + 0.09 * max(map(len, estimates.index)))
 
     @classmethod
-    def from_comparison(cls, comparison, against=None, *, ax=None):
+    def from_comparison(cls, comparison: Comparison, against=None, *, ax=None):
         """How far is each scheme of a comparison from another one?
 
         Parameters
@@ -119,12 +124,12 @@ class SchemeComparisonDisplay(Display):
         """
         against = comparison.best_scheme if against is None else against
         rows, differences = {}, {}
-        for name, score in comparison.table()["score"].items():
+        for name, score in zip(comparison.schemes, comparison.table()["score"], strict=True):
             c = comparison.contrast(name, against)
             rows[name] = {"score": score, "difference": c.mean, "low": c.low, "high": c.high}
             differences[name] = comparison.differences(name, against)
         estimates = pd.DataFrame.from_dict(rows, orient="index").rename_axis("scheme")
-        about = {"metric": comparison.metric, "rope": comparison.rope, "folds": _folds(comparison.frame)}
+        about = {"metric": comparison.metric, "rope": comparison.rope, "folds": folds_in_words(comparison.frame)}
         return cls(estimates, pd.DataFrame(differences), against=against, **about).plot(ax)
 
     def frame(self):
@@ -195,12 +200,10 @@ class PosteriorDisplay(Display):
         self.metric = metric
         self.rope = rope
         self.folds = folds
-        self.width = max(
-            self.width, 0.2 + 0.105 * max(len(line) for name in self._names() for line in name.split("\n"))
-        )
+        self.width = max(self.width, 0.2 + 0.105 * max(map(len, "\n".join(self._names()).split("\n"))))
 
     @classmethod
-    def from_comparison(cls, comparison, questions=None, *, ax=None):
+    def from_comparison(cls, comparison: Comparison, questions=None, *, ax=None):
         """How probable is each answer to what a comparison asks?
 
         Parameters
@@ -220,10 +223,15 @@ class PosteriorDisplay(Display):
         for scheme, against in questions:
             c = comparison.contrast(scheme, against)
             df = c.n_folds - 1
-            probabilities = {name: getattr(c, name) for name in ("p_worse", "p_equivalent", "p_better")}
-            scale = c.resolution / stats.t.ppf(0.975, df)
-            rows[f"{scheme} minus {against}"] = {"mean": c.mean, "scale": scale, "df": df, **probabilities}
-        about = {"metric": comparison.metric, "rope": comparison.rope, "folds": _folds(comparison.frame)}
+            rows[f"{scheme} minus {against}"] = {
+                "mean": c.mean,
+                "scale": c.resolution / stats.t.ppf(0.975, df),  # the resolution is half the 95 % interval
+                "df": df,
+                "p_worse": c.p_worse,
+                "p_equivalent": c.p_equivalent,
+                "p_better": c.p_better,
+            }
+        about = {"metric": comparison.metric, "rope": comparison.rope, "folds": folds_in_words(comparison.frame)}
         return cls(pd.DataFrame(list(rows.values()), index=list(rows)), **about).plot(ax)
 
     def frame(self):
@@ -310,7 +318,7 @@ class L2PathDisplay(Display):
         self.folds = folds
 
     @classmethod
-    def from_comparison(cls, comparison, *, strength="budget", ax=None):
+    def from_comparison(cls, comparison: Comparison, *, strength="budget", ax=None):
         """How much decay was best for each scheme of a comparison?
 
         Parameters
@@ -341,7 +349,7 @@ class L2PathDisplay(Display):
         paths = pd.DataFrame({**score, "n_rates": by.size().groupby(["scheme", strength]).max()}).sort_index()
         found = [name for name in comparison.schemes if name in paths.index]
         paths = paths.loc[found].reset_index()
-        return cls(paths, strength=strength, metric=comparison.metric, folds=_folds(comparison.frame)).plot(ax)
+        return cls(paths, strength=strength, metric=comparison.metric, folds=folds_in_words(comparison.frame)).plot(ax)
 
     def frame(self):
         """Return the plotted scores and standard errors, a row per scheme and strength."""
@@ -374,9 +382,8 @@ class L2PathDisplay(Display):
         apart = ", 0 apart" if 0 in values else ""
         ax.set_xlabel(f"{name} (logarithmic{apart})\nbest learning rate, mean of {self.folds}")
         ax.set_ylabel(fill(f"inner {self.metric} (cut axis)", 30))
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "alignment": "left", "borderaxespad": 0}
         n_columns = 2 if max(map(len, self.lines_)) < 20 else 1
-        ax.legend(**place, ncols=n_columns, frameon=False)
+        self._legend(ax, ncols=n_columns, alignment="left")
         return 2.8 + 0.22 * -(-len(self.lines_) // n_columns)
 
 
@@ -458,11 +465,11 @@ class LearningCurvesDisplay(Display):
         ax.set_ylim(bottom=0)
         ax.set_xlabel("epoch")
         ax.set_ylabel("loss")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0)
+        self._legend(ax)
         return 2.4 + 0.6 * len(self.lines_)
 
 
-def _folds(frame):
+def folds_in_words(frame):
     """Return the number of folds in words."""
     n_repeats = frame["repeat"].nunique()
     return f"{frame['fold'].nunique()} folds" + (f" x {n_repeats} repeats" if n_repeats > 1 else "")

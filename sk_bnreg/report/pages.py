@@ -1,7 +1,11 @@
-"""Reports: a comparison, or a survey, as one HTML page that needs nothing else."""
+"""Reports: a comparison, or a survey, as one HTML page that needs nothing else.
+
+The words stand in the templates; what is drawn and computed for them, here.
+"""
 
 import re
 import warnings
+from collections import Counter
 from io import StringIO
 from pathlib import Path
 
@@ -14,7 +18,9 @@ from sk_bnreg.report.displays import (
     PosteriorDisplay,
     SchemeComparisonDisplay,
     find_network,
+    folds_in_words,
 )
+from sk_bnreg.report.results import Comparison, TableSurvey
 from sk_bnreg.report.survey_displays import CriticalDifferenceDisplay, SurveyDisplay
 
 _INK = "#010203"  # stands for the page's colour of text while a figure is drawn
@@ -31,7 +37,7 @@ _ABOUT = ("command", "model", "table", "target", "task")
 _TUNED = ("batch_norm", "l2", "l2_targets", "learning_rate_init")
 
 
-def write_report(comparison, path, about):
+def write_report(comparison: Comparison, path, about):
     """Write a comparison as one self-contained HTML page.
 
     Parameters
@@ -57,27 +63,34 @@ def write_report(comparison, path, about):
     True
     """
     network = find_network(comparison.best_estimator_)
-    with_interaction = {"plain", "l2", "bn", "bn+l2"} <= set(comparison.schemes)
+    answers = comparison.verdicts()
+    # for want of a question, the best scheme is set against each other one
+    best_against = answers[0].question.subject == f"scheme {comparison.best_scheme!r}"
+    figures = _figures(_comparison_displays(comparison, network))
+    trials = []
+    if comparison.study is not None:
+        figures |= _study_figures(comparison.study)
+        states = Counter(trial.state.name.lower() for trial in comparison.study.trials)
+        trials = [f"{states[state]} {state}" for state in ("complete", "pruned", "fail") if states[state]]
     _write_page(
         path,
         "comparison.html.jinja",
         about,
-        answers=comparison.verdicts(),
-        best_against=_is_best_against(comparison),
+        answers=answers,
+        best_against=best_against,
         comparison=comparison,
-        figures=_figures(comparison, network),
-        diagnosis=comparison.diagnosis,
-        diagnosis_figures=[] if comparison.diagnosis is None else _diagnosis_figures(comparison.diagnosis),
-        study=None if comparison.study is None else _study(comparison.study),
-        headline=_headline(comparison),
-        interaction=comparison.interaction() if with_interaction else None,
+        figures=figures,
+        folds=folds_in_words(comparison.frame),
+        headline=_best_headline(comparison.best_scheme, answers) if best_against else _headline(answers),
+        interaction=comparison.interaction() if {"plain", "l2", "bn", "bn+l2"} <= set(comparison.schemes) else None,
         params={} if network is None else _params(network),
         plan=comparison.plan,
         scores=comparison.table(),
+        trials=", ".join(trials),
     )
 
 
-def write_survey(survey, path, about):
+def write_survey(survey: TableSurvey, path, about):
     """Write a survey as one self-contained HTML page.
 
     Parameters
@@ -87,205 +100,95 @@ def write_survey(survey, path, about):
     about : dict of str to str
         `command`, by which the survey was made.
     """
-    import matplotlib as mpl
-
-    answers, ranking = survey.answers(), survey.ranking()
-    tasks = survey.tables()["task"]
-    by_task = {f"all {len(tasks)} tables": answers}
-    if tasks.nunique() > 1:
-        by_task |= {f"{n} tables, {task}": survey.answers(task) for task, n in tasks.value_counts().items()}
-    with mpl.rc_context(_STYLE):
-        figures = [
-            {
-                "svg": _svg(SurveyDisplay.from_survey(survey).figure_, "questions"),
-                "question": "What do the tables say of each question?",
-                "reading": "A dot is a table: the mean score of the first scheme less that of the second. Diamonds are "
-                "medians over tables. Differences in the shaded region do not matter.",
-                "wide": True,
-            },
-            {
-                "svg": _svg(CriticalDifferenceDisplay.from_scores(survey.scores()).figure_, "ranks"),
-                "question": "Which schemes differ over these tables?",
-                "reading": "Mean ranks, the best on the left. A bar joins the schemes under its dots, of which no two "
-                "differ by Wilcoxon's signed-rank test, adjusted by Holm's method for all pairs.",
-                "wide": True,
-            },
-        ]
+    tables, scores = survey.tables(), survey.scores()
+    by_task = {f"all {len(tables)} tables": survey.answers()}
+    if tables["task"].nunique() > 1:
+        counts = tables["task"].value_counts().items()
+        by_task |= {f"{n} tables, {task}": survey.answers(str(task)) for task, n in counts}
     _write_page(
         path,
         "survey.html.jinja",
         about,
         by_task=by_task,
-        figures=figures,
+        figures=_figures(_survey_displays(survey)),
         overall=survey.overall(),
-        ranking=ranking,
-        scores=survey.scores(),
+        ranking=survey.ranking(),
+        scores=scores,
         survey=survey,
-        tables=survey.tables(),
-        words={"helps": "helps", "hurts": "hurts", "redundant": "is redundant", "undecided": "is undecided"},
+        tables=tables,
     )
 
 
-def _write_page(path, template, about, **context):
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    pages = Environment(
-        loader=PackageLoader("sk_bnreg.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.filters.update(signed=_signed, percent=_percent, p_value=_p_value, short=_short)
-    page = pages.get_template(template).render(about={**dict.fromkeys(_ABOUT, ""), **about}, **context)
-    Path(path).write_text(page, encoding="utf-8")
-
-
-def _is_best_against(comparison):
-    """Tell whether the verdicts set the best scheme against each other one, for want of a question."""
-    return comparison.verdicts()[0].question.subject == f"scheme {comparison.best_scheme!r}"
-
-
-def _headline(comparison):
+def _headline(answers):
     """Return the verdicts without figures: clauses of a subject, a verdict and what it is given."""
-    answers = comparison.verdicts()
-    if not _is_best_against(comparison):
-        verbs = {"helps": "helps", "hurts": "hurts"}
-        return [
-            (question.subject, verbs.get(c.verdict, f"is {c.verdict}"), f"given {question.given}")
-            for question, c in ((answer.question, answer.contrast) for answer in answers)
-        ]
-    found = [answer.contrast.verdict for answer in answers]
+    return [(a.question.subject, a.contrast.verb, f"given {a.question.given}") for a in answers]
+
+
+def _best_headline(best, answers):
+    """Return clauses that count what the best scheme is to the others."""
+    counts = Counter(answer.contrast.verdict for answer in answers)
     words = {"helps": "better than", "redundant": "no different from", "undecided": "undecided against"}
-    counts = [(word, sum(verdict == name for verdict in found)) for name, word in words.items()]
-    clauses = [("", word, f"{n} of {len(answers)} others") for word, n in counts if n]
-    return [(comparison.best_scheme, "scores best", ""), *clauses]
+    clauses = [("", words[name], f"{counts[name]} of {len(answers)} others") for name in words if counts[name]]
+    return [(best, "scores best", ""), *clauses]
 
 
-def _figures(comparison, network):
-    """Return of each figure its SVG, its question, how to read it, and its data where no table has them."""
-    import matplotlib as mpl
-
-    n_folds = f"{comparison.n_folds} folds"
-    with mpl.rc_context(_STYLE):
-        figures = [
-            {
-                "svg": _svg(SchemeComparisonDisplay.from_comparison(comparison).figure_, "schemes"),
-                "question": f"How far is each scheme from {comparison.best_scheme}?",
-                "reading": f"Large dots are mean differences in {comparison.metric}, lines their corrected 95 % "
-                f"intervals, small dots single folds ({n_folds}), numbers mean scores. Differences in the shaded "
-                "region do not matter. The table of schemes has the figures.",
-            },
-            {
-                "svg": _svg(PosteriorDisplay.from_comparison(comparison).figure_, "posteriors"),
-                "question": "How probable is each answer?",
-                "reading": "Each curve is the posterior density of a mean difference, scaled to its peak. Its parts "
-                "left of, within and right of the shaded region are the probabilities of worse, same and better. "
-                "The table of answers has the figures.",
-            },
-        ]
-        for strength, name in (("budget", "decay budget D"), ("l2", "l2")):
-            if comparison.tuning is None or not _has_path(comparison.tuning, strength):
-                continue
-            display = L2PathDisplay.from_comparison(comparison, strength=strength)
-            reading = (
-                f"Inner score at each {name}, with the best of the learning rates tried there in each fold; mean of "
-                f"{n_folds} and one standard error. The vertical axis does not start at 0. A best of more rates is "
-                "more optimistic: the data tell how many there were."
-            )
-            if strength == "budget":
-                reading += " Schemes without L2 are horizontal lines; all their candidates are learning rates."
-            question = f"Which {name} was best, once the learning rate had been chosen for it?"
-            data = display.frame()
-            figures.append(
-                {"svg": _svg(display.figure_, strength), "question": question, "reading": reading, "data": data}
-            )
-        if network is not None:
-            display = LearningCurvesDisplay.from_estimators({"best model": network})
-            figures.append(
-                {
-                    "svg": _svg(display.figure_, "curves"),
-                    "question": "Did the best model train long enough, and did it overfit?",
-                    "reading": "Loss per epoch in training, and in validation where early stopping watched it; the "
-                    "large dot marks the epoch whose weights were kept.",
-                    "data": display.frame().drop(columns="network"),
-                }
-            )
-    return figures
+def _params(network):
+    """Return the parameters of a network that were tuned or are not the defaults."""
+    defaults = type(network)().get_params()
+    return {name: value for name, value in network.get_params().items() if name in _TUNED or value != defaults[name]}
 
 
-def _diagnosis_figures(diagnosis):
-    """Return the figures of what L2 did in the best model."""
+def _comparison_displays(comparison, network):
+    """Yield the displays of what is known, each with its name on the page."""
+    yield "schemes", SchemeComparisonDisplay.from_comparison(comparison)
+    yield "posteriors", PosteriorDisplay.from_comparison(comparison)
+    if comparison.tuning is not None:
+        budgets = comparison.tuning["budget"]
+        if (budgets > 0).any():
+            yield "budget", L2PathDisplay.from_comparison(comparison)
+        if budgets.isna().any():
+            yield "l2", L2PathDisplay.from_comparison(comparison, strength="l2")
+    if network is not None:
+        yield "curves", LearningCurvesDisplay.from_estimators({"best model": network})
+    diagnosis = comparison.diagnosis
+    if diagnosis is not None:
+        yield "invariances", InvarianceDisplay.from_diagnosis(diagnosis)
+        for quantity in ("norm", "angle"):
+            # only batch norm makes weights rotate
+            if diagnosis.trajectory is not None and diagnosis.trajectory[quantity].notna().any():
+                yield quantity, NormTrajectoryDisplay.from_diagnosis(diagnosis, quantity=quantity)
+
+
+def _survey_displays(survey):
+    yield "questions", SurveyDisplay.from_survey(survey)
+    yield "ranks", CriticalDifferenceDisplay.from_scores(survey.scores())
+
+
+def _figures(displays):
+    """Return each display's SVG and data by its name, drawn in the style of a page."""
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
-        figures = [
-            {
-                "svg": _svg(InvarianceDisplay.from_diagnosis(diagnosis).figure_, "invariances"),
-                "question": "What can L2 shrink for free?",
-                "reading": "Groups of parameters multiplied or divided by 3, and the largest change of an output that "
-                "this made. Left of the dashed line the function stays as it is: L2 can shrink the group "
-                "without limiting the function. Colours and shapes are what theory says of each.",
-                "data": diagnosis.invariances.reset_index(),
-            }
-        ]
-        seen = diagnosis.trajectory
-        for quantity, question, reading in (
-            ("norm", "How did the norms move?", "Norm of each role's parameters in each layer after every epoch."),
-            (
-                "angle",
-                "Did L2 set the pace of the weights?",
-                "Angle by which a step turned the weights of the median unit. Dashed: where learning rate and L2 lead "
-                "to, once decay and growth of the norm are balanced.",
-            ),
-        ):
-            if seen is None or seen[quantity].isna().all():
-                continue
-            display = NormTrajectoryDisplay.from_diagnosis(diagnosis, quantity=quantity)
-            figures.append(
-                {
-                    "svg": _svg(display.figure_, quantity),
-                    "question": question,
-                    "reading": reading,
-                    "data": display.frame(),
-                }
-            )
-    return figures
+        return {name: {"svg": _svg(display.figure_, name), "data": display.frame()} for name, display in displays}
 
 
-def _study(study):
-    """Return how an Optuna study's trials ended, and Optuna's own figures of it."""
+def _study_figures(study):
+    """Return Optuna's own figures of a study."""
     import matplotlib as mpl
     from optuna.exceptions import ExperimentalWarning
     from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
 
-    states = [trial.state.name.lower() for trial in study.trials if trial.state.is_finished()]
     values = [trial.value for trial in study.trials if trial.state.name == "COMPLETE"]
-    plots = {
-        plot_optimization_history: (
-            "Did the study still improve?",
-            "The objective of each complete trial in their order, and the best so far.",
-        )
-    }
-    if np.ptp(values) > 0:
-        plots[plot_param_importances] = (
-            "Which parameters mattered?",
-            "The share of the variance of the objective, over the whole search space, that each parameter explains "
-            "(fANOVA, over the complete trials).",
-        )
-    figures = []
+    plots = {"history": plot_optimization_history}
+    if np.ptp(values) > 0:  # importances are shares of the variance
+        plots["importances"] = plot_param_importances
+    # Optuna's plots set a style for the whole process, and warn that they are experimental
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        for plot, (question, reading) in plots.items():
-            figure = plot(study).figure
-            _recolour(figure)
-            svg = _svg(figure, plot.__name__)
-            figures.append({"svg": svg, "question": question, "reading": reading, "wide": True})
-    counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "fail") if state in states)
-    return {"name": study.study_name, "counts": counts, "best": study.best_trial, "figures": figures}
+        return {name: {"svg": _svg(_recoloured(plot(study).figure), name)} for name, plot in plots.items()}
 
 
-def _recolour(figure):
+def _recoloured(figure):
     """Give a figure that another library drew the page's background and colour of text."""
     from matplotlib.text import Text
 
@@ -301,10 +204,7 @@ def _recolour(figure):
         axes.grid(color=_INK, alpha=0.15)
         axes.tick_params(color=_INK)
     figure.tight_layout()
-
-
-def _has_path(tuning, strength):
-    return tuning["budget"].isna().any() if strength == "l2" else (tuning["budget"] > 0).any()
+    return figure
 
 
 def _svg(figure, name):
@@ -317,6 +217,7 @@ def _svg(figure, name):
     plt.close(figure)
     svg = file.getvalue()
     svg = svg[svg.index("<g ") : svg.rindex("</svg>")]  # within are drawings alone, the names in them escaped
+    # groups need no ids, and what refers to an id must find the one of its own figure
     svg = re.sub(
         r' id="(figure|axes|patch|text|line2d|\w*Collection|matplotlib\.axis|xtick|ytick|legend)_\d+"', "", svg
     )
@@ -325,10 +226,19 @@ def _svg(figure, name):
     return Markup(f'viewBox="0 0 {width:g} {height:g}">{svg.replace(_INK, "currentColor")}</svg>')
 
 
-def _params(network):
-    """Return the parameters of a network that were tuned or are not the defaults."""
-    defaults = type(network)().get_params()
-    return {name: value for name, value in network.get_params().items() if name in _TUNED or value != defaults[name]}
+def _write_page(path, template, about, **context):
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pages = Environment(
+        loader=PackageLoader("sk_bnreg.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters.update(signed=_signed, percent=_percent, p_value=_p_value, short=_short)
+    page = pages.get_template(template).render(about={**dict.fromkeys(_ABOUT, ""), **about}, **context)
+    Path(path).write_text(page, encoding="utf-8")
 
 
 def _signed(value):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from sk_bnreg.report.displays import COLOURS, Display
+from sk_bnreg.report.results import TableSurvey
 from sk_bnreg.stats.tables import ranking
 
 
@@ -133,7 +134,7 @@ class SurveyDisplay(Display):
         self.width = 4.5 + 0.08 * max(map(len, differences.columns))
 
     @classmethod
-    def from_survey(cls, survey, *, ax=None):
+    def from_survey(cls, survey: TableSurvey, *, ax=None):
         """What do the tables of a survey say of its questions?
 
         Parameters

@@ -23,6 +23,11 @@ class Judgement:
         word = max(words, key=lambda name: words[name])
         return word if words[word] > 0.95 else "undecided"
 
+    @property
+    def verb(self) -> str:
+        """The verdict as the verb of a sentence: "helps", "is redundant" and so on."""
+        return self.verdict if self.verdict in ("helps", "hurts") else f"is {self.verdict}"
+
     def probabilities(self) -> str:
         """Return the end of a sentence: the three probabilities, the rope and the verdict."""
         return (

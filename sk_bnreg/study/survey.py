@@ -88,10 +88,9 @@ class SurveyAnswer:
     def summary(self) -> str:
         """Return the answer as one sentence."""
         test, (subject, given, *_) = self.test, self.question
-        verb = test.verdict if test.verdict in ("helps", "hurts") else f"is {test.verdict}"
         each = ", ".join(f"{word} on {n}" for word, n in self.answers.items())
         return (
-            f"{subject[0].upper()}{subject[1:]} {verb} given {given}: median difference {test.median:+z.4f} over "
+            f"{subject[0].upper()}{subject[1:]} {test.verb} given {given}: median difference {test.median:+z.4f} over "
             f"{test.n_tables} tables, P(worse) {test.p_worse:.2f}, P(within {test.rope:g}) {test.p_equivalent:.2f}, "
             f"P(better) {test.p_better:.2f}, Wilcoxon p {self.p_holm:.2g} (Holm). By themselves: {each}."
         )
