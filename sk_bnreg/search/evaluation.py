@@ -139,7 +139,7 @@ def evaluate(
     if places is None:
         places = [(candidate, split) for candidate in range(len(candidates)) for split in range(len(folds.splits))]
     units = _units(estimator, candidates, list(places), contexts or {})
-    work = _Work(folds, scoring, {} if fronts is None else fronts, fronts is not None, on_epoch_end)
+    work = _Work(folds, scoring, {} if fronts is None else fronts, fronts is not None, on_epoch_end, here)
     parts = _parts(units, 1 if here else joblib.effective_n_jobs(n_jobs), by_candidate=here)
     found: dict[Place, Result] = {}
     failure = None
@@ -264,9 +264,11 @@ class _Work:
     when its worker dies. (What joblib scatters is lost then, and joblib can wait for ever.)
     """
 
-    def __init__(self, folds: Folds, scoring: Scoring, fronts: dict[Any, Any], keep: bool, on_epoch_end: Any):
+    def __init__(
+        self, folds: Folds, scoring: Scoring, fronts: dict[Any, Any], keep: bool, on_epoch_end: Any, here: bool
+    ):
         self.folds, self.scoring, self.fronts, self.keep, self.on_epoch_end = folds, scoring, fronts, keep, on_epoch_end
-        self.dask = getattr(get_active_backend()[0], "client", None)
+        self.dask = None if here else getattr(get_active_backend()[0], "client", None)
 
     def jobs(self, parts: Sequence[Sequence[_Unit]]) -> Iterator[tuple[Any, ...]]:
         """Yield the function and the arguments of every part's job, which returns results by place."""

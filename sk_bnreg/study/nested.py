@@ -127,8 +127,8 @@ class NestedStudy:
         for (result,), (name, seed) in zip(results, wanted, strict=True):
             if result["fit_error"]:
                 raise ValueError(
-                    f"The tuned network of scheme {name!r} could not be fitted in fold {fold}: lower "
-                    f"learning_rate_init, if it diverged. {result['fit_error'].strip().splitlines()[-1]}"
+                    f"The tuned network of scheme {name!r} could not be fitted in fold {fold}; if it diverged, lower "
+                    f"learning_rate_init. {_first_error([result])}"
                 )
             network, _ = network_in(result["estimator"])
             report = [row for row in network.l2_report_ if row.n_parameters]
@@ -261,10 +261,12 @@ class NestedStudy:
                     }
                 )
             of_scheme = np.reshape(scores, (len(group), len(candidates)))
-            if np.isnan(of_scheme).all(axis=1).any():
-                raise ValueError(
-                    "Every candidate of a scheme diverged in an inner fold: lower learning_rate_init or scale X."
-                )
+            for place, name in enumerate(group):
+                if np.isnan(of_scheme[place]).all():
+                    raise ValueError(
+                        f"Every candidate of scheme {name!r} failed in an inner fold; if they diverged, lower "
+                        f"learning_rate_init or scale X. {_first_error(results[place * len(candidates)])}"
+                    )
             chosen |= {name: candidates[int(np.nanargmax(row))] for name, row in zip(group, of_scheme, strict=True)}
         return chosen, tried, n_fits
 
@@ -348,3 +350,7 @@ def _spread_points(n: int, seed: int) -> np.ndarray:
 
 def _score(result: Result, error_score: float) -> float:
     return error_score if result["fit_error"] else float(result["test_scores"])
+
+
+def _first_error(results: Sequence[Result]) -> str:
+    return next(result["fit_error"] for result in results if result["fit_error"]).strip().splitlines()[-1]

@@ -1,0 +1,140 @@
+"""compare_schemes takes what a search takes: target transformers, routed metadata, failing candidates, Dask."""
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from distributed import Client, LocalCluster
+from sklearn import config_context
+from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.datasets import make_classification, make_regression
+from sklearn.metrics import accuracy_score, get_scorer, make_scorer
+from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+from sk_bnreg import BNMLPClassifier, BNMLPRegressor, compare_schemes
+from sk_bnreg.study.schemes import SCHEMES
+
+SCHEME_NAMES = ("bn", "bn+l2")
+SMALL = {
+    "hidden_layer_sizes": (8,), "max_iter": 6, "batch_size": 32, "learning_rate_init": 0.05, "n_ensemble": 1,
+    "dtype": "float64", "numeric_embedding": None,
+}  # fmt: skip
+FEW = {
+    "schemes": SCHEME_NAMES, "n_candidates": 2, "inner_cv": 2, "random_state": 0, "n_repeats": 1, "on_plan": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def table():
+    return make_classification(n_samples=150, n_features=8, n_informative=4, flip_y=0.1, random_state=0)
+
+
+def refitted_score(model, path, study, row, X, y, train, test, **fit_params):
+    """Score the chosen candidate of a fold by scikit-learn's own `fit` and `score`."""
+    scheme = {**SCHEMES[row["scheme"]], "learning_rate_init": row["learning_rate_init"], "l2": row["l2"]}
+    scheme["random_state"] = study.plan.random_state
+    chosen = clone(model).set_params(**{f"{path}__{name}": value for name, value in scheme.items()})
+    chosen.fit(X[train], y[train], **fit_params)
+    scorer = "accuracy" if is_classifier(model) else "r2"
+    return get_scorer(scorer)(chosen, X[test], y[test])
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_target_transformers_inside_and_outside_of_a_pipeline(inside):
+    X, y = make_regression(n_samples=150, n_features=6, noise=5.0, random_state=0)
+    y = np.sinh(y / 100)
+    network, target = BNMLPRegressor(**SMALL), {"func": np.arcsinh, "inverse_func": np.sinh}
+    if inside:
+        model = make_pipeline(StandardScaler(), TransformedTargetRegressor(network, **target))
+        path = "transformedtargetregressor__regressor"
+    else:
+        model = TransformedTargetRegressor(make_pipeline(StandardScaler(), network), **target)
+        path = "regressor__bnmlpregressor"
+    cv = KFold(3, shuffle=True, random_state=0)
+    study = compare_schemes(model, X, y, cv=cv, **FEW)
+    for _, row in study.frame.iterrows():
+        train, test = list(cv.split(X))[row["fold"]]
+        assert row["score"] == pytest.approx(refitted_score(model, path, study, row, X, y, train, test))
+    assert isinstance(study.best_estimator_, type(model))
+    assert "weights" in study.diagnosis.summary() or "no L2" in study.diagnosis.summary()
+
+
+def test_metadata_goes_where_it_was_asked_for(table):
+    """Weights that the scaler asks for and the network does not."""
+    X, y = table
+    weight = np.random.default_rng(0).uniform(0.1, 3.0, len(y))
+    cv = KFold(3, shuffle=True, random_state=0)
+    with config_context(enable_metadata_routing=True):
+        scaler = StandardScaler().set_fit_request(sample_weight=True)
+        network = BNMLPClassifier(**SMALL).set_fit_request(sample_weight=False)
+        model = make_pipeline(scaler, network)
+        scoring = make_scorer(accuracy_score).set_score_request(sample_weight=False)
+        study = compare_schemes(model, X, y, cv=cv, sample_weight=weight, scoring=scoring, rope=0.01, **FEW)
+        for _, row in study.frame.iterrows():
+            train, test = list(cv.split(X))[row["fold"]]
+            score = refitted_score(model, "bnmlpclassifier", study, row, X, y, train, test, sample_weight=weight[train])
+            assert row["score"] == pytest.approx(score)
+
+
+def test_parameters_of_fit_reach_the_steps(table):
+    X, y = table
+    weight = np.random.default_rng(0).uniform(0.1, 3.0, len(y))
+    model = make_pipeline(StandardScaler(), BNMLPClassifier(**SMALL))
+    cv = KFold(3, shuffle=True, random_state=0)
+    params = {"standardscaler__sample_weight": weight}
+    study = compare_schemes(model, X, y, cv=cv, params=params, **FEW)
+    for _, row in study.frame.iterrows():
+        train, test = list(cv.split(X))[row["fold"]]
+        fit_params = {"standardscaler__sample_weight": weight[train]}
+        score = refitted_score(model, "bnmlpclassifier", study, row, X, y, train, test, **fit_params)
+        assert row["score"] == pytest.approx(score)
+
+
+class FailsOnFewRows(TransformerMixin, BaseEstimator):
+    """Cannot be fitted to fewer rows than an outer fold has."""
+
+    def fit(self, X, y=None):
+        if len(X) < 90:
+            raise ValueError("too few rows")
+        return self
+
+    def transform(self, X):
+        return X
+
+
+def test_a_step_that_fails_in_every_inner_fold_is_an_error(table):
+    with pytest.raises(ValueError, match="too few rows"):
+        compare_schemes(make_pipeline(FailsOnFewRows(), BNMLPClassifier(**SMALL)), *table, cv=3, **FEW)
+
+
+def test_a_candidate_that_diverges_counts_as_error_score_says():
+    """Plain gradient descent on a linear model diverges where the rate is above 2 over the largest curvature."""
+    X, y = make_regression(n_samples=100, n_features=5, noise=1.0, random_state=0)
+    network = BNMLPRegressor(
+        (), solver="sgd", momentum=0.0, learning_rate="constant", learning_rate_init=1.0, batch_size=100, max_iter=300,
+        early_stopping=False, n_ensemble=1, random_state=0,
+    )  # fmt: skip
+    schemes = {"one": {"l2": 0.0}, "two": {"l2": 0.01}}
+    few = {**FEW, "schemes": schemes, "n_candidates": 4}
+    study = compare_schemes(network, X, y, cv=2, **few)  # rates from 0.1 to 3.2
+    assert study.tuning["inner_score"].isna().any()
+    assert study.frame["score"].min() > 0.99
+    with pytest.raises(ValueError, match="The training diverged"):
+        compare_schemes(network, X, y, cv=2, error_score="raise", **few)
+    network.set_params(learning_rate_init=1e3)
+    with pytest.raises(ValueError, match=r"Every candidate of scheme 'one' failed in an inner fold.*diverged"):
+        compare_schemes(network, X, y, cv=2, **few)
+
+
+def test_outer_folds_on_dask_workers_are_the_same_study(table):
+    model = make_pipeline(MinMaxScaler(), BNMLPClassifier(**SMALL))
+    scoring = make_scorer(accuracy_score)
+    here = compare_schemes(model, *table, cv=3, scoring=scoring, rope=0.01, **FEW)
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0")
+    with cluster, Client(cluster), joblib.parallel_config("dask"):
+        there = compare_schemes(model, *table, cv=3, scoring=scoring, rope=0.01, n_jobs=2, **FEW)
+    columns = ["scheme", "fold", "learning_rate_init", "l2", "score", "inner_score"]
+    pd.testing.assert_frame_equal(here.frame[columns], there.frame[columns], check_exact=True)
