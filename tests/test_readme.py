@@ -8,8 +8,6 @@ import runpy
 import sys
 from pathlib import Path
 
-import pytest
-
 from sk_bnreg.study.survey import Survey
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -20,11 +18,8 @@ def test_code_prints_what_it_says():
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "README.md", "exec"), {})
-    rows = [line.rsplit(maxsplit=1) for line in printed.getvalue().splitlines()]
-    expected = [line.rsplit(maxsplit=1) for line in said.splitlines()]
-    assert [name for name, _ in rows] == [name for name, _ in expected]
-    # other processors sum in another order, and a few of 569 rows may fall on the other side
-    assert [float(score) for _, score in rows] == pytest.approx([float(score) for _, score in expected], abs=0.005)
+    # it trains in float64: in float32, where sums in another order give other digits, some rows change sides
+    assert printed.getvalue() == said
 
 
 def test_two_commands_within_the_first_60_lines():

@@ -19,6 +19,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_sp
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.estimator_checks import check_estimator
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping, LRScheduler
 from skrub import tabular_pipeline
@@ -103,9 +104,10 @@ def test_any_number_of_rows_with_batch_norm(n_rows, small):
     X, y = make_regression(n_samples=n_rows, n_features=3, random_state=0)
     y = np.atleast_1d(y)
     net = BNMLPRegressor(batch_size=8, dtype="float64", **small | {"max_iter": 200}).fit(X, y)
-    assert np.abs(net.predict(X) - y).max() < max(1.0, 3 * y.std())
     if n_rows == 1:
         np.testing.assert_allclose(net.predict(X), y)
+    else:
+        assert net.score(X, y) > 0.95
 
 
 def test_one_class_is_predicted(table, small):
@@ -124,8 +126,10 @@ def test_a_constant_target_is_predicted(table, small):
 def test_a_constant_column_changes_little(value, small):
     X, y = make_regression(n_samples=300, n_features=4, noise=1.0, random_state=0)
     X_more = np.column_stack([X, np.full(300, value)])
-    net = BNMLPRegressor(**small | {"max_iter": 100}).fit(X_more, y)
-    assert net.score(X_more, y) > 0.95
+    net = BNMLPRegressor(**small | {"max_iter": 100})
+    without = net.fit(X, y).score(X, y)
+    assert without > 0.99
+    assert net.fit(X_more, y).score(X_more, y) == pytest.approx(without, abs=0.005)
 
 
 def test_a_class_seen_only_in_a_later_partial_fit(small):
@@ -225,19 +229,20 @@ def test_sample_weight_and_class_weight_multiply(table, small):
     both = BNMLPClassifier(class_weight={0: 3.0, 1: 1.0}, **small).fit(X, y, sample_weight=weight)
     product = BNMLPClassifier(**small).fit(X, y, sample_weight=weight * np.where(y == 0, 3.0, 1.0) * 10)
     np.testing.assert_allclose(both.predict_proba(X), product.predict_proba(X), atol=1e-5)
-    balanced = BNMLPClassifier(class_weight="balanced", **small).fit(
-        X[y == 1][:10].repeat(2, 0), y[y == 1][:10].repeat(2)
-    )
-    assert set(balanced.predict(X)) == {1}
 
 
 def test_balanced_counts_classes_by_their_sample_weight(table, small):
+    """As scikit-learn counts them on repeated rows."""
     X, y = table
     counts = np.random.default_rng(0).integers(0, 3, 200)
-    settings = small | {"class_weight": "balanced", "dtype": "float64", "batch_size": 500, "early_stopping": False}
-    weighted = BNMLPClassifier(**settings).fit(X, y, sample_weight=counts)
-    repeated = BNMLPClassifier(**settings).fit(X.repeat(counts, 0), y.repeat(counts))
-    np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-9)
+    counts[y == 0] = np.random.default_rng(1).integers(0, 2, (y == 0).sum())
+    settings = small | {"dtype": "float64", "batch_size": 500, "early_stopping": False}
+    balanced = BNMLPClassifier(class_weight="balanced", **settings).fit(X, y, sample_weight=counts)
+    rows, labels = X.repeat(counts, 0), y.repeat(counts)
+    weight = compute_sample_weight("balanced", labels)
+    assert weight.max() > 1.5 * weight.min()
+    expected = BNMLPClassifier(**settings).fit(rows, labels, sample_weight=weight)
+    np.testing.assert_allclose(balanced.predict_proba(X), expected.predict_proba(X), atol=1e-9)
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])

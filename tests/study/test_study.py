@@ -34,39 +34,47 @@ def table():
     return make_classification(n_samples=150, n_features=8, n_informative=4, flip_y=0.1, random_state=0)
 
 
+def fit_plainly(model, name, candidate, seed, X, y):
+    """Return a clone of a pipeline with a scheme's candidate, fitted; L2 is what brings the budget on these rows."""
+    model = clone(model)
+    net = model[-1].set_params(
+        **SCHEMES[name], learning_rate_init=candidate["learning_rate_init"], random_state=seed, l2=0.0
+    )
+    if name not in ("plain", "bn"):
+        net.set_params(l2=net.l2_for_budget(candidate["budget"], len(y)))
+    return model.fit(X, y)
+
+
 def test_equals_a_plain_nested_loop(table):
+    """Every candidate's inner score, that the best one is chosen, and what it scores on the outer test rows."""
     X, y = table
     model = make_pipeline(StandardScaler(), BNMLPClassifier(**SMALL))
     cv = StratifiedKFold(3, shuffle=True, random_state=5)
     study = compare_schemes(model, X, y, cv=cv, n_candidates=3, inner_cv=2, random_state=1, **ONCE)
     assert len(study.frame) == 3 * len(DEFAULT_SCHEMES)
-    tried = study.frame.groupby("scheme")["learning_rate_init"].apply(set)
-    for fold, (train, test) in enumerate(cv.split(X, y)):  # noqa: B007 (in the query)
-        for name in DEFAULT_SCHEMES:
-            scheme = SCHEMES[name]
-            row = study.frame.query("fold == @fold and scheme == @name").iloc[0]
-            chosen = clone(model).set_params(
-                bnmlpclassifier__learning_rate_init=row["learning_rate_init"],
-                bnmlpclassifier__random_state=study.best_estimator_[-1].random_state,
-                **{f"bnmlpclassifier__{key}": value for key, value in scheme.items()},
-            )
-            net = chosen[-1]
-            if name not in ("plain", "bn"):
-                assert net.l2_for_budget(row["budget"], len(train)) == pytest.approx(row["l2"])
-            net.set_params(l2=row["l2"])
-            chosen.fit(X[train], y[train])
-            assert row["score"] == pytest.approx(accuracy_score(y[test], chosen.predict(X[test])))
-            inner = StratifiedKFold(2, shuffle=True, random_state=net.random_state)
-            n_fit = len(train) // 2
+    rates = study.tuning.groupby(["fold", "scheme"])["learning_rate_init"].apply(frozenset).unstack()
+    assert (rates.nunique(axis=1) == 1).all()
+    assert (rates.map(len) == 3).all(axis=None)
+    seed = study.best_estimator_[-1].random_state
+    inner = StratifiedKFold(2, shuffle=True, random_state=seed)
+    splits, results = list(cv.split(X, y)), study.frame.set_index(["scheme", "fold"])
+    for (name, fold), tried in study.tuning.groupby(["scheme", "fold"]):
+        X_train, y_train = (part[splits[fold][0]] for part in (X, y))
+        X_test, y_test = (part[splits[fold][1]] for part in (X, y))
+        for _, candidate in tried.iterrows():
             scores = []
-            for fit, check in inner.split(X[train], y[train]):
-                assert len(fit) == n_fit
-                if row["budget"]:
-                    net.set_params(l2=net.l2_for_budget(row["budget"], n_fit))
-                chosen.fit(X[train][fit], y[train][fit])
-                scores.append(chosen.score(X[train][check], y[train][check]))
-            assert row["inner_score"] == pytest.approx(np.mean(scores))
-    assert set.union(*tried) <= set.union(*tried[["plain", "bn", "l2", "bn+l2", "bn+l2+gamma+beta"]])
+            for fit, check in inner.split(X_train, y_train):
+                one = fit_plainly(model, name, candidate, seed, X_train[fit], y_train[fit])
+                scores.append(accuracy_score(y_train[check], one.predict(X_train[check])))
+            assert candidate["inner_score"] == pytest.approx(np.mean(scores))
+        row = results.loc[name, fold]
+        best = tried[tried["inner_score"] == tried["inner_score"].max()]
+        assert row["inner_score"] == best["inner_score"].iloc[0]
+        settings = ["learning_rate_init", "budget"]
+        assert np.isclose(best[settings], row[settings].astype(float)).all(axis=1).any()
+        chosen = fit_plainly(model, name, row, seed, X_train, y_train)
+        assert row["l2"] == pytest.approx(chosen[-1].l2)
+        assert row["score"] == pytest.approx(accuracy_score(y_test, chosen.predict(X_test)))
 
 
 def test_table_and_verdicts_follow_from_the_frame(table):
@@ -81,13 +89,13 @@ def test_table_and_verdicts_follow_from_the_frame(table):
         assert tuple(result.loc[name, ["low", "high"]]) == pytest.approx((expected.low, expected.high))
     asked = {(answer.question.scheme, answer.question.against) for answer in study.verdicts()}
     assert asked == {("bn+l2", "bn"), ("bn+l2", "l2"), ("bn+l2+gamma+beta", "bn+l2")}
-    l2_given_bn = study.verdicts()[0]
-    assert l2_given_bn.contrast.mean == pytest.approx((scores["bn+l2"] - scores["bn"]).mean())
-    assert (
-        f"L2 on the weights {'is ' if l2_given_bn.contrast.verdict in ('redundant', 'undecided') else ''}"
-        in study.sentence()
-    )
-    assert study.best_estimator_.score(X, y) > 0.6
+    l2_given_bn = study.verdicts()[0].contrast
+    expected = contrast(scores["bn+l2"] - scores["bn"], test_ratio=0.5, rope=0.01)
+    assert (l2_given_bn.mean, l2_given_bn.p_equivalent) == pytest.approx((expected.mean, expected.p_equivalent))
+    verb = expected.verdict if expected.verdict in ("helps", "hurts") else f"is {expected.verdict}"
+    assert study.sentence().startswith(f"On this table L2 on the weights {verb} given batch norm ({expected.mean:+.4f}")
+    params = study.best_estimator_.get_params()
+    assert all(params[name] == value for name, value in SCHEMES[study.best_scheme].items())
 
 
 @pytest.mark.parametrize(
@@ -128,6 +136,7 @@ class Spy(TransformerMixin, BaseEstimator):
 
 
 def test_no_outer_test_row_reaches_a_fit(table):
+    """Transformers are fitted on outer training rows, on their halves, and in the end on all rows and theirs."""
     X, y = table
     X = np.column_stack([np.arange(150), X])
     Spy.seen = []
@@ -135,34 +144,54 @@ def test_no_outer_test_row_reaches_a_fit(table):
     compare_schemes(
         make_pipeline(Spy(), BNMLPClassifier(**SMALL)), X, y, cv=cv, n_candidates=2, inner_cv=2, random_state=0, **ONCE
     )
+    assert all(shown == fitted or not shown & fitted for fitted, shown in Spy.seen if len(fitted) < 150)
+    fits = {frozenset(fitted) for fitted, _ in Spy.seen}
     for train, test in cv.split(X):
-        of_fold = [fitted for fitted, _ in Spy.seen if fitted <= set(train)]
-        assert len(of_fold) >= 6  # two inner folds and the outer one, training and test rows each
-        assert any(fitted == set(train) and shown == set(test) for fitted, shown in Spy.seen)
-    inside = [fitted for fitted, _ in Spy.seen if len(fitted) <= 100]
-    assert all(any(fitted <= set(train) for train, _ in cv.split(X)) for fitted in inside[:18])
+        assert (set(train), set(test)) in Spy.seen
+        inner = {fitted for fitted in fits if fitted < set(train)}
+        assert sorted(row for fitted in inner for row in fitted) == sorted(train)  # the two halves
+        fits -= {*inner, frozenset(train)}
+    assert sorted(map(len, fits)) == [75, 75, 150]
 
 
-def test_noise_labels_score_at_chance():
+def test_tuning_gains_nothing_from_labels_that_are_noise_which_a_look_at_the_test_rows_would():
+    """The chosen candidate's score beyond all candidates' mean, beside that of the best one on the outer test rows."""
     rng = np.random.default_rng(0)
-    X, y = rng.standard_normal((300, 5)), rng.integers(0, 2, 300)
-    study = compare_schemes(BNMLPClassifier(**SMALL), X, y, cv=5, n_candidates=4, inner_cv=2, random_state=0, **ONCE)
-    # the standard error of an accuracy over 300 rows is 0.029
-    assert (study.table()["score"] - 0.5).abs().max() < 4 * 0.029
+    X, y = rng.standard_normal((120, 5)), rng.integers(0, 2, 120)
+    model, cv = make_pipeline(StandardScaler(), BNMLPClassifier(**SMALL)), KFold(12)
+    settings = {"schemes": ["bn", "bn+l2"], "cv": cv, "n_candidates": 8, "inner_cv": 2, "random_state": 0, **ONCE}
+    study = compare_schemes(model, X, y, **settings)
+    seed, splits = study.best_estimator_[-1].random_state, list(cv.split(X))
+    found, gains, leaks = study.frame.set_index(["scheme", "fold"])["score"], [], []
+    for (name, fold), tried in study.tuning.groupby(["scheme", "fold"]):
+        train, test = splits[fold]
+        networks = (fit_plainly(model, name, candidate, seed, X[train], y[train]) for _, candidate in tried.iterrows())
+        scores = [network.score(X[test], y[test]) for network in networks]
+        gains.append(found[name, fold] - np.mean(scores))
+        leaks.append(max(scores) - np.mean(scores))
+    threshold = np.mean(leaks) / 2
+    assert threshold > 3 * np.std(gains, ddof=1) / np.sqrt(len(gains))
+    assert abs(np.mean(gains)) < threshold
 
 
 def test_groups_stay_together_and_weights_reach_fit_and_score():
+    """No fit has a row of a group of which others are shown to it later; rows of no weight may be anything."""
     X, y = make_regression(n_samples=120, n_features=5, noise=10.0, random_state=0)
+    X = np.column_stack([np.arange(120), X])
     groups, weight = np.repeat(np.arange(20), 6), np.tile([1.0, 0.0], 60)
-    X_spoiled, y_spoiled = X.copy(), y.copy()
-    y_spoiled[1::2] += 1e4
-    settings = {"cv": GroupKFold(4), "groups": groups, "n_candidates": 2, "inner_cv": 2, "random_state": 0, **ONCE}
-    schemes = {"bn": SCHEMES["bn"], "bn+l2": SCHEMES["bn+l2"]}
-    one = compare_schemes(BNMLPRegressor(**SMALL), X, y, schemes=schemes, sample_weight=weight, **settings)
-    other = compare_schemes(
-        BNMLPRegressor(**SMALL), X_spoiled, y_spoiled, schemes=schemes, sample_weight=weight, **settings
-    )
+    y_spoiled = y + 1e4 * (weight == 0)
+    Spy.seen = []
+    one, other = (
+        compare_schemes(
+            make_pipeline(Spy(), BNMLPRegressor(**SMALL)), X, target, schemes=["bn", "bn+l2"], cv=GroupKFold(4),
+            groups=groups, sample_weight=weight, n_candidates=2, inner_cv=2, random_state=0, **ONCE,
+        )
+        for target in (y, y_spoiled)
+    )  # fmt: skip
     np.testing.assert_allclose(one.frame["score"], other.frame["score"], rtol=1e-9)
+    pairs = [[{groups[int(row)] for row in rows} for rows in seen] for seen in Spy.seen if seen[0] != seen[1]]
+    assert len(pairs) >= 4 * (2 + 1)  # in four outer folds two inner ones and the outer itself
+    assert not any(fitted & shown for fitted, shown in pairs if len(fitted) < 20)
 
 
 def test_same_seed_same_study_with_any_number_of_jobs(table):

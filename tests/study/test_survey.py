@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from sk_bnreg.stats.folds import contrast
 from sklearn.datasets import make_classification, make_regression
+from statsmodels.stats.multitest import multipletests
 
 from sk_bnreg import compare_schemes
 from sk_bnreg.study.survey import SURVEY_QUESTIONS, Survey, survey, survey_schemes
@@ -59,14 +61,22 @@ def test_answers_are_signed_rank_tests_over_tables(found):
     scores = found.scores()
     answers = found.answers()
     assert [answer.question for answer in answers] == list(SURVEY_QUESTIONS)
+    folds = found.frame.pivot_table(index=["table", "repeat", "fold"], columns="scheme", values="score")
+    p_values = []
     for answer in answers:
         differences = scores[answer.question.scheme] - scores[answer.question.against]
         np.testing.assert_allclose(answer.differences, differences, atol=1e-12)
         assert answer.test.p_value == pytest.approx(stats.wilcoxon(differences, zero_method="zsplit").pvalue)
-        assert sum(answer.answers.values()) == 3
-        assert answer.p_holm >= answer.test.p_value
+        p_values.append(answer.test.p_value)
+        by_themselves = (folds[answer.question.scheme] - folds[answer.question.against]).groupby("table")
+        words = [contrast(table.to_numpy(), test_ratio=1.0, rope=0.01).verdict for _, table in by_themselves]
+        assert answer.answers == {word: words.count(word) for word in ("helps", "hurts", "redundant", "undecided")}
+    np.testing.assert_allclose([answer.p_holm for answer in answers], multipletests(p_values, method="holm")[1])
     assert [len(answer.differences) for answer in found.answers("regression")] == [1] * len(SURVEY_QUESTIONS)
-    assert found.overall()[0].summary().startswith("L2 on the weights ")
+    l2 = found.overall()[0]
+    verb = l2.test.verdict if l2.test.verdict in ("helps", "hurts") else f"is {l2.test.verdict}"
+    said = f"L2 on the weights {verb} given batch norm: median difference {l2.test.median:+.4f} over 3 tables"
+    assert l2.summary().startswith(said)
     np.testing.assert_allclose(
         found.ranking().mean_ranks, scores.rank(axis=1, ascending=False).mean()[found.ranking().mean_ranks.index]
     )
