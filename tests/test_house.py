@@ -11,7 +11,7 @@ import sk_bnreg
 HOUSE = {
     "engine": "roles embedding stack rows solvers net workers training simd elementary passes kernel compiled tasks",
     "estimators": "targets preparation base networks fit_stack pipelines",
-    "search": "evaluation grid space trials tuning",
+    "search": "evaluation grid space trials worker tuning",
     "stats": "folds tables",
     "theory": "rotation diagnosis reproduce",
     "report": "results displays diagnosis_displays survey_displays pages",

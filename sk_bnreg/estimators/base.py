@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, MultiOutputMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
 
+from sk_bnreg.borrowed import Interval, Options, StrOptions
 from sk_bnreg.engine.roles import ROLES
 from sk_bnreg.engine.rows import batch_bounds
 from sk_bnreg.engine.solvers import L2_MODES, LEARNING_RATES, SOLVERS

@@ -3,9 +3,8 @@
 import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.multiclass import _check_partial_fit_first_call
 
+from sk_bnreg.borrowed import StrOptions, check_partial_fit_first_call
 from sk_bnreg.estimators.base import BaseBNMLP
 
 
@@ -222,7 +221,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         """
         if self.class_weight == "balanced":
             raise ValueError("class_weight='balanced' is not known before all rows are; give partial_fit a dict.")
-        _check_partial_fit_first_call(self, classes)
+        check_partial_fit_first_call(self, classes)
         return self._partial_fit(X, y, sample_weight, self.classes_)
 
     def predict(self, X):

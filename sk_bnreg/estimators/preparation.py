@@ -12,8 +12,9 @@ from scipy import sparse
 from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import validate_data
 
+from sk_bnreg.borrowed import check_sample_weight
 from sk_bnreg.engine.net import StackedNet
 from sk_bnreg.engine.roles import l2_by_role
 from sk_bnreg.engine.rows import Rows, Table, batch_bounds, numeric_features
@@ -199,7 +200,14 @@ def _stops_early(network: Any, n_rows: int, has_validation: bool) -> bool:
 
 
 class _Checked:
-    """Turns a network's data into rows of tables; a table is checked once for all networks that share it."""
+    """Turns a network's data into rows of tables; a table is checked once for all networks that share it.
+
+    Parameters
+    ----------
+    network : BaseBNMLP
+    tables : dict
+        Tables that were checked before, by the user's object, dtype and device; new ones are added.
+    """
 
     def __init__(self, network: Any, tables: Tables):
         self.network, self.tables = network, tables
@@ -269,6 +277,7 @@ class _Checked:
 
     def _rows(self, table: Table, index: NDArray[np.int64], y: NDArray[Any], weight: Any) -> Rows:
         dtype, device = self.network.dtype, self.network.device
+        # only ratios matter: with the largest at 1, weights of 1e300 are numbers in float32 too
         if weight is not None:
             weight = (weight / weight.max()).astype(dtype)
             kept = weight >= np.finfo(dtype).tiny
@@ -364,4 +373,4 @@ def _check_size(X: Any) -> None:
 
 
 def _checked_weight(weight: Any, X: Any) -> Any:
-    return None if weight is None else _check_sample_weight(weight, X, ensure_non_negative=True)
+    return None if weight is None else check_sample_weight(weight, X, ensure_non_negative=True)

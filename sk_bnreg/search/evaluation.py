@@ -169,7 +169,15 @@ def evaluate(
 
 
 def attempt(function: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[Any, Failure | None]:
-    """Return a call's result and None, or None and its failure: a candidate that fails must not end the others."""
+    """Return a call's result and None, or None and its failure: a candidate that fails must not end the others.
+
+    Examples
+    --------
+    >>> from sk_bnreg.search.evaluation import attempt
+    >>> attempt(int, "12"), type(attempt(int, "a dozen")[1].raised).__name__
+    ((12, None), 'ValueError')
+    """
+    # what a user's scorer, transformer or splitter raises can be anything
     try:
         return function(*arguments, **named), None
     except Exception as error:
@@ -182,24 +190,38 @@ def candidate_of(estimator: Any, params: Mapping[str, Any]) -> Any:
 
 
 class _Unit(NamedTuple):
-    """One candidate on one fold: a row of the table of who is who."""
+    """One candidate on one fold: a row of the table of who is who.
+
+    Attributes
+    ----------
+    place : (candidate, split)
+    estimator : estimator
+        Unfitted, with the candidate's parameters.
+    network : BNMLPClassifier, BNMLPRegressor or None
+        The one at its end; None if the estimator has to be fitted by itself.
+    front : tuple
+        The fold and the parameters of the steps before the network: units with the same front share it.
+    context : callback context or None
+    """
 
     place: Place
     estimator: Any
-    network: Any  # the network in it, or None if the estimator has to be fitted by itself
-    front: tuple[Any, ...]  # the fold and the parameters of the steps before the network
+    network: Any
+    front: tuple[Any, ...]
     context: Any
 
 
 def _units(
     estimator: Any, candidates: Sequence[Mapping[str, Any]], places: Sequence[Place], contexts: Mapping[Place, Any]
 ) -> list[_Unit]:
+    """Return the table of who is who, a row per place; a candidate's estimator is made once for all of its folds."""
     made = {}
     for number in dict.fromkeys(candidate for candidate, _ in places):
         candidate = candidate_of(estimator, candidates[number])
         network, path = network_in(candidate)
         # a class with a `fit` of its own knows why, and scikit-learn's callbacks are told of epochs by `fit`
         alone = network is None or type(network).fit is not BaseBNMLP.fit or has_callbacks(network)
+        # objects are the same by identity alone: to compare two transformers would take their whole state
         before = tuple(
             (name, value if isinstance(value, Number | str) else (id(value),))
             for name, value in sorted(candidates[number].items())
@@ -225,6 +247,7 @@ def _parts(units: Sequence[_Unit], n_jobs: int, by_candidate: bool) -> list[list
     bundles = [[unit] for unit in together]
     if by_candidate:
         bundles = [list(own) for _, own in groupby(together, key=lambda unit: unit.place[0])]
+    # memory goes with networks, and an ensemble has several
     n_networks = sum(unit.network.n_ensemble for unit in together)
     at_once = max(1, AT_ONCE * len(bundles) // n_networks) * n_jobs
     n_parts = min(len(bundles), -(-len(bundles) // at_once) * n_jobs)
@@ -243,7 +266,9 @@ class _FittedFront:
     train, test : tuple
         X, y and the scorer's parameters; `train` is () where no training score is wanted.
     seconds : float
-        Of fitting, for each unit.
+        Of fitting.
+    n_units : int
+        Those that share it, each of which is told a part of these seconds.
     """
 
     def __init__(self, unit: _Unit, folds: Folds, scoring: Scoring, n_units: int):
@@ -254,7 +279,7 @@ class _FittedFront:
         start = time.perf_counter()
         params = check_method_params(folds.X, folds.fit_params, train)
         self.front, self.failure = attempt(Front, unit.estimator, X, y, params)
-        self.seconds = (time.perf_counter() - start) / n_units
+        self.seconds, self.n_units = time.perf_counter() - start, n_units
 
 
 class _Work:
@@ -262,6 +287,15 @@ class _Work:
 
     A Dask client gets each front as a task's result, which it sends to a worker once and makes again
     when its worker dies. (What joblib scatters is lost then, and joblib can wait for ever.)
+
+    Parameters
+    ----------
+    folds, scoring, on_epoch_end, here
+        As for `evaluate`.
+    fronts : dict
+        Those that are fitted already, by the units' `front`.
+    keep : bool
+        Whether fronts stay when the last part that shares them has had them.
     """
 
     def __init__(
@@ -274,7 +308,7 @@ class _Work:
         """Yield the function and the arguments of every part's job, which returns results by place."""
         sharing = Counter(unit.front for part in parts for unit in part)
         left = sharing.copy()
-        for key in set(self.fronts) - set(sharing):
+        for key in set(self.fronts) - set(sharing):  # an earlier call's that nobody wants now hold a copy of the rows
             del self.fronts[key]
         for part in parts:
             if part[0].network is None:
@@ -285,6 +319,7 @@ class _Work:
                 if key not in self.fronts:
                     front = _FittedFront(unit, self.folds, self.scoring, sharing[key])
                     self.fronts[key] = front if self.dask is None else self.dask.submit(_same, front, pure=False)
+            # fronts are arguments of their own, not in a list: Dask puts a task's result in the place of those alone
             members = [(unit.place, unit.network, list(wanted).index(unit.front), unit.context) for unit in part]
             yield (
                 _fit_and_score_together,
@@ -317,7 +352,20 @@ def _fit_and_score_alone(unit: _Unit, folds: Folds, scoring: Scoring) -> dict[Pl
 def _fit_and_score_together(
     members: Sequence[tuple[Place, Any, int, Any]], scoring: Scoring, on_epoch_end: Any, *fronts: _FittedFront
 ) -> dict[Place, Result]:
-    """Train the networks of a part together, then complete and score each estimator."""
+    """Train the networks of a part together, then complete and score each estimator.
+
+    Parameters
+    ----------
+    members : sequence of (place, network, number of its front, callback context)
+    scoring : Scoring
+    on_epoch_end : callable or None
+        As for `evaluate`.
+    *fronts : _FittedFront
+
+    Returns
+    -------
+    dict of (candidate, split) to dict
+    """
     start = time.perf_counter()
     monitors: dict[int, Any] = {}
     for f, fitted in enumerate(fronts):
@@ -351,7 +399,10 @@ def _fit_and_score_together(
     results = {}
     for place, _, f, context in members:
         fitted, failure = fronts[f], failures.get(place)
-        results[place] = {"fit_error": failure and failure.traceback, "fit_time": seconds + fitted.seconds}
+        results[place] = {
+            "fit_error": failure and failure.traceback,
+            "fit_time": seconds + fitted.seconds / fitted.n_units,
+        }
         results[place] |= _scores(networks[place], fitted, scoring, failed=failure is not None)
         if context is not None:
             context.call_on_fit_task_end(estimator=scoring.caller)

@@ -8,10 +8,9 @@ from scipy.stats import rankdata
 from sklearn.base import is_classifier
 from sklearn.callback import with_callbacks
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
-from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import indexable
 
-from sk_bnreg.borrowed import check_method_params, warn_or_raise_about_fit_failures
+from sk_bnreg.borrowed import BaseSearchCV, check_method_params, warn_or_raise_about_fit_failures
 from sk_bnreg.search.evaluation import Folds, Scoring, candidate_of, evaluate
 
 OWN_CONSTRAINTS = {"racing": ["boolean"]}
@@ -74,11 +73,25 @@ class StackedSearch(BaseSearchCV):
         return self
 
     def route(self, params):
-        """Return what splitter, estimator and scorer are given of the arguments of `fit`."""
+        """Return what splitter, estimator and scorer are given of the arguments of `fit`.
+
+        Parameters
+        ----------
+        params : dict
+
+        Returns
+        -------
+        Bunch
+            ``splitter.split``, ``estimator.fit`` and ``scorer.score``, a dict each.
+        """
         return self._get_routed_params_for_fit(params)
 
     def _evaluate(self, folds, scoring, refit_metric, context):
-        """Run all candidates; return `cv_results_` and one fold's test scores."""
+        """Run all candidates; return `cv_results_` and one fold's test scores.
+
+        A search that asks for its candidates in several goes, as scikit-learn's halving does, gets the results of
+        all so far each time.
+        """
         del refit_metric
         tried, scores, more, results, n_splits = [], [], {}, {}, len(folds.splits)
 
@@ -126,6 +139,7 @@ class StackedSearch(BaseSearchCV):
                 contexts=contexts,
                 on_results=partial(self._print, candidates, n_splits),
             )
+        # a progress bar waits for the folds that racing spared, too
         for place in contexts.keys() - found.keys():
             contexts[place].call_on_fit_task_begin(estimator=self).call_on_fit_task_end(estimator=self)
         run = sorted(found)
@@ -140,7 +154,11 @@ class StackedSearch(BaseSearchCV):
     def _race(self, n_candidates, n_splits, found):
         """Yield all candidates on the first fold, the best third on the second, the best ninth on the others.
 
-        `found` has the results of what was yielded before.
+        Parameters
+        ----------
+        n_candidates, n_splits : int
+        found : dict of (candidate, split) to dict
+            The results of what was yielded before, which the caller adds to it.
         """
         order = np.arange(n_candidates)
         for share, splits in ((1, range(1)), (3, range(1, min(2, n_splits))), (9, range(2, n_splits))):

@@ -5,7 +5,7 @@ import socket
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -17,6 +17,8 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBSto
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
+
+from sk_bnreg.borrowed import storage_of, trial_id
 
 OWNER = "sk_bnreg:worker"
 PATIENCE = 300.0  # seconds for a server to come back
@@ -61,15 +63,14 @@ class _MendingLock(JournalFileSymlinkLock):
 
 
 def _open_database(url: str) -> RDBStorage:
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-        except (SQLAlchemyError, StorageInternalError, ImportError) as error:
-            # workers that start together may all make the tables, which only one can
-            if time.monotonic() > deadline or not isinstance(error, (DBAPIError, StorageInternalError)):
-                raise ValueError(f"The storage cannot be opened. {error}") from error
-            time.sleep(1)
+    def opens(error: Exception) -> bool:
+        """Tell whether a second try may help: of workers that start together only one can make the tables."""
+        return isinstance(error, (DBAPIError, StorageInternalError))
+
+    def open_it() -> RDBStorage:
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+
+    return _persist(open_it, 10, opens, refusal="The storage cannot be opened.")
 
 
 class PatientStorage:
@@ -88,28 +89,41 @@ class PatientStorage:
         if not callable(method):
             return method
 
-        def patiently(*args: Any, **kwargs: Any) -> Any:
-            deadline, warned = time.monotonic() + PATIENCE, False
-            while True:
-                try:
-                    return method(*args, **kwargs)
-                except (StorageInternalError, SQLAlchemyError) as error:
-                    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-                    if not _is_away(cause) or time.monotonic() > deadline:
-                        raise
-                    if not warned:
-                        warnings.warn(
-                            f"The storage does not answer; asking again for {PATIENCE:.0f} s. {cause}", stacklevel=2
-                        )
-                        warned = True
-                    time.sleep(0.5)
-
-        return patiently
+        return lambda *args, **kwargs: _persist(lambda: method(*args, **kwargs), PATIENCE, _is_away)
 
 
-def _is_away(error: BaseException | None) -> bool:
-    lost = isinstance(error, DBAPIError) and error.connection_invalidated
-    return lost or isinstance(error, (OperationalError, InterfaceError, PendingRollbackError))
+def _persist(
+    call: Callable[[], Any], patience: float, passes: Callable[[Exception], bool], refusal: str | None = None
+) -> Any:
+    """Call again for so many seconds while the error is one that passes, then raise it, or refuse.
+
+    Without a `refusal`, that is in the middle of a study, it warns once of the waiting.
+    """
+    deadline, warned = time.monotonic() + patience, refusal is not None
+    while True:
+        try:
+            return call()
+        except (StorageInternalError, SQLAlchemyError, ImportError) as error:
+            if time.monotonic() > deadline or not passes(error):
+                if refusal is None:
+                    raise
+                raise ValueError(f"{refusal} {error}") from error
+            if not warned:
+                told = f"The storage does not answer; asking again for {patience:.0f} s. {_cause_of(error)}"
+                warnings.warn(told, stacklevel=3)
+                warned = True
+            time.sleep(0.5)
+
+
+def _is_away(error: Exception) -> bool:
+    cause = _cause_of(error)
+    lost = isinstance(cause, DBAPIError) and cause.connection_invalidated
+    return lost or isinstance(cause, (OperationalError, InterfaceError, PendingRollbackError))
+
+
+def _cause_of(error: Exception) -> BaseException | None:
+    """Return what the database said: Optuna raises an error of its own from it."""
+    return error.__cause__ if isinstance(error, StorageInternalError) else error
 
 
 class TrialQueue:
@@ -133,7 +147,7 @@ class TrialQueue:
 
     def __init__(self, study: optuna.Study, n_trials: int | None, heartbeat_interval: float):
         self.study, self.n_trials, self.interval = study, n_trials, heartbeat_interval
-        self.storage, self.study_id = study._storage, study._study_id
+        self.storage, self.study_id = storage_of(study)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.shared = not isinstance(self.storage, InMemoryStorage)
         self.held: set[int] = set()
@@ -150,8 +164,8 @@ class TrialQueue:
 
     def __exit__(self, *error: object) -> None:
         self._left.set()
-        for trial_id in self.held:
-            self._put_back(trial_id, self.worker)
+        for held in self.held:
+            self._put_back(held, self.worker)
         if self.shared:
             self._thread.join()
 
@@ -163,17 +177,17 @@ class TrialQueue:
             trial = self._take()
             if trial is None:
                 return
-            self.held.add(trial._trial_id)
+            self.held.add(trial_id(trial))
             with suppress(UpdateFinishedTrialError):  # this worker slept, and another has finished it
-                self.storage.set_trial_system_attr(trial._trial_id, OWNER, self.worker)
+                self.storage.set_trial_system_attr(trial_id(trial), OWNER, self.worker)
                 yield trial
 
     def finish(
         self, trial: Trial, attrs: dict[str, Any], value: float | None = None, state: TrialState | None = None
     ) -> bool:
         """Tell a trial's user attributes and end, unless another worker has taken it over; tell whether it was ours."""
-        self.held.discard(trial._trial_id)
-        now = self.storage.get_trial(trial._trial_id)
+        self.held.discard(trial_id(trial))
+        now = self.storage.get_trial(trial_id(trial))
         if now.state != TrialState.RUNNING or now.system_attrs.get(OWNER) != self.worker:
             return False
         with suppress(UpdateFinishedTrialError):  # it was told just before the connection broke
@@ -199,7 +213,7 @@ class TrialQueue:
             for trial in self.storage.get_all_trials(self.study_id, deepcopy=False, states=(TrialState.WAITING,)):
                 with suppress(UpdateFinishedTrialError):
                     if self._in_budget(trial) and self.storage.set_trial_state_values(
-                        trial._trial_id, state=TrialState.RUNNING
+                        trial_id(trial), state=TrialState.RUNNING
                     ):
                         return trial
             if self.n_trials is not None and self.storage.get_n_trials(self.study_id) >= self.n_trials:
@@ -214,26 +228,26 @@ class TrialQueue:
             self._beat()
             self._n_beats += 1
 
-    def _put_back(self, trial_id: int, owner: str | None) -> None:
-        now = self.storage.get_trial(trial_id)
+    def _put_back(self, number: int, owner: str | None) -> None:
+        now = self.storage.get_trial(number)
         if now.state == TrialState.RUNNING and now.system_attrs.get(OWNER) == owner:
             with suppress(UpdateFinishedTrialError):
-                self.storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
+                self.storage.set_trial_state_values(number, state=TrialState.WAITING)
 
     def _put_back_lost(self) -> None:
         """Let trials wait again whose worker has been silent, or took them and died."""
         beats = self.storage.get_study_system_attrs(self.study_id)
         for trial in self.storage.get_all_trials(self.study_id, deepcopy=False, states=(TrialState.RUNNING,)):
-            if not _is_ours(trial) or trial._trial_id in self.held:
+            if not _is_ours(trial) or trial_id(trial) in self.held:
                 continue
             owner = trial.system_attrs.get(OWNER)
             # one that has just been taken may still have its last owner's name
             sign = owner, trial.datetime_start, beats.get(f"{OWNER}:{owner}")
-            last, since = self._seen.setdefault(trial._trial_id, (sign, self._n_beats))
+            last, since = self._seen.setdefault(trial_id(trial), (sign, self._n_beats))
             if sign != last:
-                self._seen[trial._trial_id] = sign, self._n_beats
+                self._seen[trial_id(trial)] = sign, self._n_beats
             elif self._n_beats - since > SILENCE:
-                self._put_back(trial._trial_id, owner)
+                self._put_back(trial_id(trial), owner)
 
 
 def _is_ours(trial: FrozenTrial) -> bool:

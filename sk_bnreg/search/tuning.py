@@ -1,35 +1,26 @@
 """StackedOptunaSearchCV: an Optuna study that trains a batch of trials, on all folds, at once."""
 
 import tempfile
-import time
-import warnings
-from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
 from threading import Event, Thread
-from typing import NamedTuple
 
 import joblib
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.trial import Trial, TrialState
-from sklearn.exceptions import FitFailedWarning
-from sklearn.model_selection._search import BaseSearchCV
+from optuna.trial import TrialState
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.parallel import Parallel, delayed
 
-from sk_bnreg.search.evaluation import attempt, candidate_of, evaluate
+from sk_bnreg.borrowed import BaseSearchCV, Interval, StrOptions, storage_of
+from sk_bnreg.search.evaluation import candidate_of
 from sk_bnreg.search.grid import StackedSearch
-from sk_bnreg.search.space import suggest
-from sk_bnreg.search.trials import TrialQueue, open_storage
-
-BATCH_SIZE = 8  # trials
+from sk_bnreg.search.trials import open_storage
+from sk_bnreg.search.worker import Worker, params_of
 
 
 class StackedOptunaSearchCV(StackedSearch):
@@ -204,7 +195,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             study = self._open_study(f"{folder}/study.journal" if shared else self.storage, folds)
             seed = check_random_state(self.random_state).randint(2**31)
             metric = self.refit if isinstance(self.refit, str) else refit_metric
-            worker = _Worker(self, folds, scoring, study, metric, seed)
+            worker = Worker(self, folds, scoring, study, metric, seed)
             with _ProgressBar(study, self.n_trials, self.show_progress_bar):
                 if n_jobs == 1:
                     worker.run(0)
@@ -243,7 +234,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         )
         if study.direction.name != "MAXIMIZE":
             raise ValueError(f"The study {study.study_name!r} must maximize its score, as scikit-learn does.")
-        if not isinstance(study._storage, InMemoryStorage):
+        if not isinstance(storage_of(study)[0], InMemoryStorage):
             rows = joblib.hash([np.asarray(folds.X), np.asarray(folds.y), folds.splits])
             if study.user_attrs.get("rows_and_folds", rows) != rows:
                 raise ValueError(
@@ -273,7 +264,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         out, candidates = [], []
         for trial in trials:
             attrs = trial.user_attrs
-            candidates.append(_params(trial, self.param_distributions))
+            candidates.append(params_of(trial, self.param_distributions))
             n_scored = len(attrs["n_iter"])
             for split in range(n_splits):
                 result = {name: attrs[name][min(split, n_scored - 1)] for name in ("fit_time", "score_time")}
@@ -294,196 +285,6 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         }
         first_scores = dict.fromkeys(metrics) if multimetric else 0.0
         return self._format_results(candidates, n_splits, out, more), first_scores
-
-
-def _params(trial, space):
-    """Return a trial's parameters as the space has them: a storage may have made lists of tuples."""
-    return {
-        name: distribution.to_external_repr(trial.distributions[name].to_internal_repr(trial.params[name]))
-        for name, distribution in space.items()
-    }
-
-
-class _Asked(NamedTuple):
-    """A trial with its parameters and the steps that were reported already."""
-
-    trial: Trial
-    params: dict
-    steps: set
-
-
-class _Worker:
-    """Takes trials from the study's queue, a batch at a time, until there are none."""
-
-    def __init__(self, search, folds, scoring, study, metric, seed):
-        self.search, self.folds, self.scoring = search, folds, scoring
-        self.study, self.metric, self.seed = study, metric, seed
-        self.fronts = {}
-        self.deadline = np.inf if search.timeout is None else time.time() + search.timeout
-
-    def run(self, number):
-        search, study = self.search, self.study
-        if number and search.sampler is not None:
-            study.sampler.reseed_rng()
-        study._thread_local.in_optimize_loop = True  # lets callbacks call study.stop()
-        study._stop_flag = False
-        with TrialQueue(study, search.n_trials, search.heartbeat_interval) as queue:
-            while time.time() < self.deadline and not study._stop_flag:
-                batch = list(self._ask(queue))
-                if batch:
-                    self._tell(queue, batch, self._outcomes(batch))
-                elif queue.is_unfinished():
-                    time.sleep(min(1.0, search.heartbeat_interval))
-                else:
-                    break
-        study._thread_local.in_optimize_loop = False
-
-    def _ask(self, queue):
-        space = self.search.param_distributions
-        if queue.shared:  # as a storage gives it back, with lists for tuples
-            space = {name: json_to_distribution(distribution_to_json(value)) for name, value in space.items()}
-        for frozen in queue.claim(self.search.batch_size or BATCH_SIZE):
-            if self.search.sampler is None and self.seed is not None:
-                # no two workers take the same first trial, so none has another's seed
-                seed = np.random.SeedSequence([self.seed, frozen.number]).generate_state(1)[0]
-                self.study.sampler, self.seed = TPESampler(seed=int(seed), constant_liar=True), None
-            trial = Trial(self.study, frozen._trial_id)
-            with suppress(UpdateFinishedTrialError):  # this worker slept, and another has finished it
-                suggest(trial, space)
-                # what the storage has is the trial's: a worker that held it before may have been quicker
-                frozen = self.study._storage.get_trial(frozen._trial_id)
-                yield _Asked(trial, _params(frozen, self.search.param_distributions), set(frozen.intermediate_values))
-
-    def _outcomes(self, batch):
-        """Return for each trial its folds' results and the epoch at which it was pruned, or the error."""
-        pruner = self.study.pruner
-        by_fold = self.search.report == "fold" and not isinstance(pruner, NopPruner)
-        run = self._run_by_fold if by_fold or isinstance(pruner, WilcoxonPruner) else self._run_by_epoch
-        outcomes, failure = attempt(run, batch)
-        if failure is None:
-            return outcomes
-        if len(batch) == 1:
-            return [failure.raised]
-        return [self._outcomes([asked])[0] for asked in batch]  # to find whose error it was
-
-    def _train(self, batch, splits, on_epoch_end=None):
-        """Return the results of trials on some folds, by place."""
-        return evaluate(
-            self.search.estimator,
-            [asked.params for asked in batch],
-            self.folds,
-            self.scoring,
-            [(candidate, split) for candidate in range(len(batch)) for split in splits],
-            here=True,
-            fronts=self.fronts,
-            on_epoch_end=on_epoch_end,
-        )
-
-    def _run_by_epoch(self, batch):
-        n_splits = len(self.folds.splits)
-        losses = np.full((len(batch), n_splits), np.nan)
-        stopped = [None] * len(batch)
-
-        def on_epoch_end(epoch, now):
-            for place, loss in now.items():
-                losses[place] = losses[place] if np.isnan(loss) else loss  # a fold that stopped early keeps its last
-            pruned = []
-            for candidate in dict.fromkeys(candidate for candidate, _ in now):
-                mean = losses[candidate].mean()
-                if not np.isnan(mean) and self._report(batch[candidate], -mean, epoch):
-                    stopped[candidate] = epoch + 1
-                    pruned += [(candidate, split) for split in range(n_splits)]
-            return pruned
-
-        hook = None if isinstance(self.study.pruner, NopPruner) else on_epoch_end
-        found = self._train(batch, range(n_splits), hook)
-        return [([found[i, split] for split in range(n_splits)], epoch) for i, epoch in enumerate(stopped)]
-
-    def _run_by_fold(self, batch):
-        results, left = [[] for _ in batch], list(range(len(batch)))
-        n_splits = len(self.folds.splits)
-        for split in range(n_splits):
-            found = self._train([batch[i] for i in left], [split])
-            for place, i in enumerate(list(left)):
-                results[i].append(found[place, split])
-                scores = [self._objective(result["test_scores"]) for result in results[i]]
-                told = scores[-1] if isinstance(self.study.pruner, WilcoxonPruner) else float(np.mean(scores))
-                if split + 1 < n_splits and self._report(batch[i], told, split):
-                    left.remove(i)
-        return [(result, None) for result in results]
-
-    def _report(self, asked, value, step):
-        """Report a value, unless a worker that died had; tell whether to prune, or another worker has finished it."""
-        if step in asked.steps:
-            return False  # pruners judge the last step
-        with suppress(UpdateFinishedTrialError):
-            asked.trial.report(value, step)
-            asked.steps.add(step)
-            return asked.trial.should_prune()
-        return True
-
-    def _objective(self, scores):
-        if scores is None:
-            return self.search.error_score
-        if isinstance(scores, dict) and self.metric not in scores:
-            raise ValueError(f"refit must name the score to optimize, one of {list(scores)}, got {self.metric!r}.")
-        return scores[self.metric] if isinstance(scores, dict) else scores
-
-    def _tell(self, queue, batch, outcomes):
-        failure = None
-        for asked, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                error = {"error": f"{type(outcome).__name__}: {outcome}"}
-                ours = queue.finish(asked.trial, error, state=TrialState.FAIL)
-                failure = failure if isinstance(outcome, self.search.catch) else outcome
-            else:
-                ours = self._tell_scores(queue, asked, *outcome)
-            if not ours:
-                continue
-            trial = self.study._storage.get_trial(asked.trial._trial_id)
-            if self.search.verbose:
-                print(f"[trial {trial.number}] {trial.state.name} {trial.value} {trial.params}")
-            for callback in self.search.callbacks or ():
-                callback(self.study, trial)
-        if failure is not None:
-            raise failure
-
-    def _tell_scores(self, queue, asked, results, stopped_epoch):
-        attrs = {name: [float(result[name]) for result in results] for name in ("fit_time", "score_time", "n_iter")}
-        failed = [result["fit_error"] for result in results if result["fit_error"]]
-        if failed:
-            reason = _message(failed[0])
-            warnings.warn(
-                f"{len(failed)} of {len(results)} fits of trial {asked.trial.number} failed, and count as "
-                f"{self.search.error_score}. {reason}",
-                FitFailedWarning,
-                stacklevel=2,
-            )
-            attrs["error"] = reason
-        scored = next((result for result in results if not result["fit_error"]), None)
-        for part in ["test"] + ["train"] * self.search.return_train_score:
-            metrics = {} if scored is None else scored[f"{part}_scores"]
-            names = metrics if isinstance(metrics, dict) and metrics else [self.metric]
-            for split, result in enumerate(results):
-                scores = result[f"{part}_scores"]
-                for name in names:
-                    value = scores[name] if isinstance(scores, dict) else scores
-                    attrs[f"split{split}_{part}_{name}"] = float(self.search.error_score if value is None else value)
-        score = float(np.mean([self._objective(result["test_scores"]) for result in results]))
-        attrs[f"mean_test_{self.metric}"] = score
-        if stopped_epoch is not None:
-            attrs["stopped_epoch"] = stopped_epoch
-        pruned = stopped_epoch is not None or len(results) < len(self.folds.splits)
-        state = TrialState.PRUNED if pruned else TrialState.FAIL if np.isnan(score) else TrialState.COMPLETE
-        return queue.finish(asked.trial, attrs, score if state == TrialState.COMPLETE else None, state)
-
-
-def _message(traceback):
-    """Return the error of a traceback: what follows the lines of its last frame."""
-    lines = traceback.strip().splitlines()
-    last_frame = max((i for i, line in enumerate(lines) if line.startswith('  File "')), default=-1)
-    start = next(i for i, line in enumerate(lines) if i > last_frame and not line.startswith(" "))
-    return "\n".join(lines[start:])
 
 
 class _ProgressBar:

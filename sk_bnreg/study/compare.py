@@ -218,7 +218,11 @@ def _check_counts(
 
 
 def _data(estimator: Any, X: Any, y: Any, scoring: Any, groups: Any, weight: Any, params: Mapping[str, Any]) -> Folds:
-    """Return all rows, with what `fit` and the scorer are given beside them."""
+    """Return all rows, with what `fit` and the scorer are given beside them.
+
+    Without metadata routing, scikit-learn's names say where an argument goes, and weights go to the network and the
+    scorer; with it, the estimator's steps and the scorer have said what they ask for.
+    """
     if get_config()["enable_metadata_routing"]:
         given = {"groups": groups, "sample_weight": weight, **params}
         search = StackedGridSearchCV(estimator, {}, scoring=scoring)

@@ -1,7 +1,7 @@
 """NestedStudy: schemes tuned on inner folds and scored on outer ones."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from time import perf_counter
 from typing import Any
@@ -64,6 +64,7 @@ class NestedStudy:
     seed: int
 
     def __post_init__(self) -> None:
+        # a step that draws at random would make two schemes differ by its draws
         self.network, self.path = network_in(self.estimator)
         unseeded = {
             name: self.seed
@@ -112,7 +113,22 @@ class NestedStudy:
     def run_fold(
         self, repeat: int, fold: int, train: np.ndarray, test: np.ndarray, progress: Callable[[int], None] | None
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Tune every scheme inside the outer training rows and score it on the test rows; return results and tuning."""
+        """Tune every scheme inside the outer training rows and score it on the test rows.
+
+        Parameters
+        ----------
+        repeat, fold : int
+        train, test : ndarray of int
+        progress : callable or None
+            Called with the number of networks that have been fitted since the last call.
+
+        Returns
+        -------
+        results : list of dict
+            A row per scheme and seed, as in `SchemeComparison.frame`.
+        tuning : list of dict
+            A row per scheme and candidate, as in `SchemeComparison.tuning`.
+        """
         start = perf_counter()
         place = {"repeat": repeat, "fold": fold}
         candidates = self.candidates(self.seed + 1000 * repeat + fold)
@@ -120,7 +136,8 @@ class NestedStudy:
         wanted = [(name, seed) for seed in range(self.n_seeds) for name in self.schemes]
         n_rows = self._n_rows(train)
         params = [self.params(name, chosen[name], n_rows, chosen, self.seed + seed) for name, seed in wanted]
-        results = self._evaluate(params, [(train, test)], progress)
+        # a number for what fails would stand in the results as a score
+        results = self._evaluate(params, [(train, test)], progress, replace(self.scoring, error_score=np.nan))
         n_fits += len({self._signature(each) for each in params})
         inner_scores = pd.DataFrame(tried).groupby("scheme")["inner_score"].max()
         rows = []
@@ -180,10 +197,11 @@ class NestedStudy:
             "random_state": self.seed if seed is None else seed,
         }
         network = clone(self.network).set_params(**{name: value for name, value in params.items() if name != "l2"})
+        # the strength, not the budget, is what follows: at another learning rate the same budget is another strength
         if (reference := self.reference(scheme)) is not None:
             followed = self.network.get_params() | self.params(reference, chosen[reference], n_rows, chosen)
             params["l2"] = params["l2"].factor * self._strength(followed, n_rows)
-        if "l2" in params:
+        if "l2" in params or params["l2_budget"] is not None:
             return params
         if not any(l2_by_role(1.0, network.l2_targets).values()):
             return params | {"l2": 0.0}
@@ -192,7 +210,7 @@ class NestedStudy:
         return params | {"l2": setting["loss_l2"]}
 
     def expected_seconds(self, train: np.ndarray) -> float:
-        """Return the time of one outer fold, from a few epochs of some candidates on one inner fold."""
+        """Return the time of one outer fold in seconds, from a few epochs of some candidates on one inner fold."""
         split = self.inner_splits(train)[0]
         seconds: list[float] = []
         fronts: dict[Any, Any] = {}
@@ -200,7 +218,7 @@ class NestedStudy:
             params = [each | {"max_iter": epochs} for each in self._free(self._n_rows(split[0]))]
             params = params[:: max(1, len(params) // N_CALIBRATED)]  # of every scheme some
             start = perf_counter()
-            self._evaluate(params, [split], None, fronts)
+            self._evaluate(params, [split], None, self.scoring, fronts)
             seconds.append((perf_counter() - start) / len({self._signature(each) for each in params}))
         front = sum(fitted.seconds for fitted in fronts.values())
         epoch = max(seconds[2] - seconds[1], 0) / 2
@@ -234,7 +252,7 @@ class NestedStudy:
         different networks.
         """
         splits = self.inner_splits(rows)
-        n_rows = self._n_rows(splits[-1][0])
+        n_rows = self._n_rows(splits[-1][0])  # of which the strengths in `tuning` are told; other folds differ by one
         chosen: dict[str, Setting] = {}
         tried: list[dict[str, Any]] = []
         n_fits = 0
@@ -242,8 +260,9 @@ class NestedStudy:
         for group in (free, [name for name in names if name not in free]):
             wanted = [(name, setting) for name in group for setting in candidates]
             params = [self.params(name, setting, n_rows, chosen) for name, setting in wanted]
-            results = self._evaluate(params, splits, progress)
+            results = self._evaluate(params, splits, progress, self.scoring)
             n_fits += len({self._signature(each) for each in params}) * len(splits)
+            # one failure in an inner fold fails the candidate: its other folds would be a mean over fewer rows
             scores = [
                 np.mean([_score(result, self.scoring.error_score) for result in of_candidate])
                 for of_candidate in results
@@ -275,6 +294,7 @@ class NestedStudy:
         params: Sequence[Mapping[str, Any]],
         splits: list[Split],
         progress: Callable[[int], None] | None,
+        scoring: Scoring,
         fronts: dict[Any, Any] | None = None,
     ) -> list[list[Result]]:
         """Return the results of networks' parameters on splits; one network stands for all that mean the same."""
@@ -287,7 +307,7 @@ class NestedStudy:
             self.estimator,
             [self._all_named(each) for each in different.values()],
             folds,
-            self.scoring,
+            scoring,
             here=True,
             fronts=fronts,
             on_results=None if progress is None else lambda results: progress(len(results)),
@@ -318,7 +338,7 @@ class NestedStudy:
     def _budget(self, scheme: str, params: Mapping[str, Any], setting: Setting) -> float:
         """Return the decay budget that a candidate was meant to have; nan where the scheme names l2 or none exists."""
         has_budget = SOLVERS[params["solver"]].has_budget(params["l2_mode"])
-        if "l2" in self.schemes[scheme] or (not has_budget and params["l2"]):
+        if self.schemes[scheme].keys() & {"l2", "l2_budget"} or (not has_budget and params["l2"]):
             return float("nan")
         return setting["budget"] if any(l2_by_role(1.0, params["l2_targets"]).values()) else 0.0
 

@@ -10,10 +10,10 @@ import pandas as pd
 import torch
 from scipy import sparse
 from scipy.optimize import linprog
-from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from sk_bnreg.borrowed import safe_indexing
+from sk_bnreg.borrowed import num_samples, safe_indexing
 from sk_bnreg.engine.stack import StackedMLP
 from sk_bnreg.estimators.pipelines import network_in, rows_at_network
 from sk_bnreg.estimators.preparation import array_rules
@@ -134,7 +134,7 @@ def diagnose(estimator: Any, X: Any) -> Diagnosis:
 def _network_and_rows(estimator: Any, X: Any) -> tuple[Any, Tensor]:
     """Return the fitted network at the end of an estimator, and some rows as they reach it, ``(D, B)``."""
     check_is_fitted(estimator)
-    n_rows = _num_samples(X)
+    n_rows = num_samples(X)
     if n_rows > N_ROWS:
         X = safe_indexing(X, np.linspace(0, n_rows - 1, N_ROWS).astype(int))
     network, _ = network_in(estimator)

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from sk_bnreg.stats.folds import contrast
 from sklearn.datasets import make_classification, make_regression
 from statsmodels.stats.multitest import multipletests
 
 from sk_bnreg import compare_schemes
+from sk_bnreg.stats.folds import contrast
 from sk_bnreg.study.survey import SURVEY_QUESTIONS, Survey, survey, survey_schemes
 from sk_bnreg.study.tables import network_pipeline
 
