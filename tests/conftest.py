@@ -16,10 +16,7 @@ os.environ.setdefault(
         tempfile.gettempdir(),
         "sk_bnreg-"
         + hashlib.sha256(
-            b"".join(
-                (Path(__file__).parents[1] / f"sk_bnreg/engine/{name}.py").read_bytes()
-                for name in ("simd", "elementary", "embedding", "passes", "kernel")
-            )
+            b"".join(path.read_bytes() for path in sorted((Path(__file__).parents[1] / "sk_bnreg/engine").glob("*.py")))
         ).hexdigest()[:12],
     ),
 )

@@ -9,7 +9,8 @@ import sk_bnreg
 
 # Folders, and the files in each, in the order of imports.
 HOUSE = {
-    "engine": "roles embedding stack rows solvers net workers training simd elementary passes kernel compiled tasks",
+    "engine": "embedding normalisation roles functions dropout stack training_pass rows solvers net workers training "
+    "simd elementary passes buffers kernel compiled tasks",
     "estimators": "targets preparation base networks fit_stack pipelines",
     "search": "evaluation grid space trials worker tuning",
     "stats": "folds tables",

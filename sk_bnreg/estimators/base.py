@@ -12,10 +12,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
 
 from sk_bnreg.borrowed import Interval, Options, StrOptions
+from sk_bnreg.engine.functions import ACTIVATIONS
 from sk_bnreg.engine.roles import ROLES
 from sk_bnreg.engine.rows import batch_bounds
 from sk_bnreg.engine.solvers import L2_MODES, LEARNING_RATES, SOLVERS
-from sk_bnreg.engine.stack import ACTIVATIONS
 from sk_bnreg.engine.tasks import DIVERGED, train_tasks
 from sk_bnreg.estimators.preparation import (
     DTYPES,
@@ -237,7 +237,9 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
     @property
     def coefs_(self):
         """Weights of each layer of the first member: list of arrays of shape (n_in, n_out)."""
-        return [weight.T for weight in self._blocks("hidden_weights") + self._blocks("output_weights")]
+        check_is_fitted(self)
+        layers = self.net_.module_.layers(self.net_.module_.theta.data)
+        return [layer.weight[0].cpu().numpy().T for layer in layers]
 
     @property
     def intercepts_(self):

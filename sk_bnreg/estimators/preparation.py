@@ -16,7 +16,7 @@ from sklearn.utils.validation import validate_data
 
 from sk_bnreg.borrowed import check_sample_weight
 from sk_bnreg.engine.net import StackedNet
-from sk_bnreg.engine.roles import l2_by_role
+from sk_bnreg.engine.roles import l2_by_role, lacking_roles
 from sk_bnreg.engine.rows import Rows, Table, batch_bounds, numeric_features
 from sk_bnreg.engine.solvers import SOLVERS, Member, learning_rates
 from sk_bnreg.engine.tasks import Structure, Task
@@ -338,8 +338,7 @@ def _structure(network: Any, table: Table, n_rows: int, embedded: tuple[int, ...
 def _members(network: Any, seeds: Sequence[int], stopping: bool, n_batches: int) -> list[Member]:
     strength = network.l2 if network.l2_budget is None else l2_of_steps(network, network.l2_budget, n_batches)
     l2 = l2_by_role(strength, network.l2_targets)
-    empty = set() if hidden_sizes(network) else {"hidden_weights", "gamma", "beta"}
-    empty |= set() if network.batch_norm else {"gamma", "beta"}
+    empty = lacking_roles(hidden=bool(hidden_sizes(network)), batch_norm=network.batch_norm)
     if any(l2.values()) and not any(strength for role, strength in l2.items() if role not in empty):
         warnings.warn(
             f"L2 has nothing to penalise: l2={strength!r}, l2_targets={network.l2_targets!r} name only roles that "
