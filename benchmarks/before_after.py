@@ -6,6 +6,9 @@ starts (but for a whole `compare`). Both sides' scores are told, and may differ 
 classifier, regressor: a default fit on 4,500 x 20 rows, on as many threads as named.
 wide: ten epochs of one network, (512, 512) units and batches of 1,024, or (256, 256, 256) and 256, two threads.
 optuna: 64 random trials over layers of 64 and 128 units and batches of 64 and 128 (tuning.py's "larger"), one thread.
+single, search: what single_fit.py and search_speed.py measure of this package (five fits; a stacked search of 30
+candidates on five folds, one job), with batch norm ("bn") or without, of (64, 64) units and batches of 64 or (128, 128)
+and 256.
 compare: `sk-bnreg compare TABLE` as it comes.
 
     python benchmarks/before_after.py CHECKOUT [--work classifier-2 regressor-1 wide-512 optuna ...] [--rounds 5]
@@ -67,6 +70,37 @@ def wide_fit(units):
     return lambda: model.fit(X.astype(np.float32), y).score(X, y)
 
 
+def single_fits(case):
+    import torch
+    from search_speed import table
+    from single_fit import ours
+
+    torch.set_num_threads(2)
+    units = int(case.removesuffix("bn"))
+    X, y = table(5_000)
+    model = ours(units, {64: 64, 128: 256}[units], case.endswith("bn")).fit(X, y)  # warms up
+
+    def fits():
+        for _ in range(5):
+            model.fit(X, y)
+        return model.score(X, y)
+
+    return fits
+
+
+def stacked_search(case):
+    from search_speed import GRIDS, network, table
+
+    from sk_bnreg import StackedGridSearchCV
+
+    units = int(case.removesuffix("bn"))
+    X, y = table({64: 5_000, 128: 10_000}[units])
+    model = network((units, units), {64: 64, 128: 256}[units], case.endswith("bn"))
+    search = StackedGridSearchCV(model, GRIDS["ours"], refit=False)
+    search.fit(X[:500], y[:500])  # warms up
+    return lambda: search.fit(X, y).best_score_
+
+
 def optuna_search():
     import torch
     from optuna import logging
@@ -86,7 +120,10 @@ def optuna_search():
     return lambda: search.fit(X.astype(np.float32), y).best_score_
 
 
-WORK = {"classifier": default_fit, "regressor": default_fit, "wide": wide_fit, "optuna": optuna_search}
+WORK = {
+    "classifier": default_fit, "regressor": default_fit, "wide": wide_fit, "optuna": optuna_search,
+    "single": single_fits, "search": stacked_search,
+}  # fmt: skip
 
 
 def work(name):
@@ -114,6 +151,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
     names = ["classifier-2", "classifier-1", "regressor-2", "regressor-1", "wide-512", "wide-256", "optuna"]
+    names += [f"{kind}-{case}" for kind in ("single", "search") for case in ("64", "64bn", "128", "128bn")]
     parser.add_argument("--work", nargs="*", default=names, choices=[*names, "compare"])
     parser.add_argument("--tables", nargs="*", default=["digits"])
     parser.add_argument("--rounds", type=int, default=5)

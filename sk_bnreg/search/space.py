@@ -5,6 +5,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from sk_bnreg.engine.solvers import SOLVERS
 from sk_bnreg.estimators.pipelines import network_in
 
 PRESETS = ("regularization", "default", "wide")
@@ -51,16 +52,16 @@ def search_space(estimator: Any, preset: str = "default") -> dict[str, BaseDistr
         )
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {PRESETS}, got {preset!r}.")
-    rates = (1e-3, 1e-1) if network.solver == "adam" else (1e-2, 1.0)
+    solver = SOLVERS[network.solver]
     space: dict[str, BaseDistribution] = {
-        "learning_rate_init": FloatDistribution(*rates, log=True),
+        "learning_rate_init": FloatDistribution(*solver.rate_range, log=True),
         "batch_norm": CategoricalDistribution([False, True]),
         "l2_targets": CategoricalDistribution(["none", "weights", "weights+gamma+beta", "all"]),
     }
-    if network.solver == "adam" and network.l2_mode == "loss":
-        space["l2"] = FloatDistribution(1e-6, 1e-2, log=True)  # there is no budget
-    else:
+    if solver.has_budget(network.l2_mode):
         space["l2_budget"] = FloatDistribution(0.03, 10.0, log=True)
+    else:
+        space["l2"] = FloatDistribution(1e-6, 1e-2, log=True)
     if preset != "regularization":
         space["dropout"] = FloatDistribution(0.0, 0.5, step=0.05)
     if preset == "wide":

@@ -14,7 +14,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from sklearn.utils.multiclass import type_of_target
 
 from sk_bnreg.borrowed import safe_indexing
-from sk_bnreg.engine.roles import l2_by_role
+from sk_bnreg.engine.roles import l2_by_role, lacking_roles
 from sk_bnreg.engine.solvers import SOLVERS
 from sk_bnreg.estimators.pipelines import network_in
 from sk_bnreg.search.evaluation import Folds, Result, Scoring, evaluate
@@ -347,8 +347,7 @@ class NestedStudy:
         known = self.network.get_params() | dict(params)
         budget, l2 = known.pop("l2_budget"), known.pop("l2")
         strengths = l2_by_role(l2 if budget is None else budget, known.pop("l2_targets"))
-        if not known["batch_norm"]:
-            strengths |= {"gamma": 0.0, "beta": 0.0}
+        strengths |= dict.fromkeys(lacking_roles(batch_norm=known["batch_norm"]), 0.0)
         if not any(strengths.values()):
             del known["l2_mode"]
             budget = None

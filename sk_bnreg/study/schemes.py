@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from sk_bnreg.engine.roles import l2_by_role
+from sk_bnreg.engine.roles import l2_by_role, lacking_roles
 
 _PENALTIES = {"none": "", "weights": "l2", "weights+gamma+beta": "l2+gamma+beta", "all": "l2+all"}
 
@@ -27,7 +27,7 @@ def scheme_name(batch_norm: bool, l2_targets: str | tuple[str, ...], l2_mode: st
 
 def _roles(batch_norm: bool, l2_targets: str | tuple[str, ...]) -> frozenset[str]:
     """Return the roles that are penalised and there."""
-    absent = () if batch_norm else ("gamma", "beta")
+    absent = lacking_roles(batch_norm=batch_norm)
     return frozenset(role for role, l2 in l2_by_role(1.0, l2_targets).items() if l2 and role not in absent)
 
 

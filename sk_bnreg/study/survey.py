@@ -9,6 +9,7 @@ import joblib
 import pandas as pd
 
 from sk_bnreg.estimators.networks import BNMLPClassifier
+from sk_bnreg.search.evaluation import attempt
 from sk_bnreg.stats.folds import holm
 from sk_bnreg.stats.tables import Ranking, SignedRank, ranking, signed_rank
 from sk_bnreg.study.compare import BUDGETS, compare_schemes
@@ -319,15 +320,21 @@ def table_paths(folder: str | Path) -> list[Path]:
 
 def _compare_table(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> tuple[str, pd.DataFrame | str]:
     """Return the rows of one table's comparison, or why it could not be made."""
-    try:
-        whole = read_table(str(path))
-        table = whole.sample(max_rows, settings["random_state"])
-        pipeline = network_pipeline(table.task)
-        schemes = survey_schemes(pipeline[-1].learning_rate_init)
-        comparison = compare_schemes(pipeline, table.X, table.y, schemes=schemes, out=out, on_plan=None, **settings)
+    frame, failure = attempt(_rows_of, path, out, max_rows, settings)
+    if failure is None:
+        return path.stem, frame
     # one table that cannot be compared must not cost the others hours; the page names it and says why
-    except ValueError as error:
-        return path.stem, str(error)
+    if isinstance(failure.raised, ValueError):
+        return path.stem, str(failure.raised)
+    raise failure.raised
+
+
+def _rows_of(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> pd.DataFrame:
+    whole = read_table(str(path))
+    table = whole.sample(max_rows, settings["random_state"])
+    pipeline = network_pipeline(table.task)
+    schemes = survey_schemes(pipeline[-1].learning_rate_init)
+    comparison = compare_schemes(pipeline, table.X, table.y, schemes=schemes, out=out, on_plan=None, **settings)
     about: dict[str, Any] = {
         "table": path.stem,
         "task": table.task,
@@ -337,4 +344,4 @@ def _compare_table(path: Path, out: Path, max_rows: int, settings: dict[str, Any
         "n_used": len(table.X),
         "n_features": table.X.shape[1],
     }
-    return path.stem, comparison.frame.assign(**about)
+    return comparison.frame.assign(**about)
