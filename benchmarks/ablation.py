@@ -24,7 +24,9 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
 
 from sk_bnreg.engine import embedding, training
-from sk_bnreg.engine.stack import ACTIVATIONS, Activation, Dropout, StackedLoss, StackedMLP
+from sk_bnreg.engine.dropout import Dropout
+from sk_bnreg.engine.functions import ACTIVATIONS, Activation, StackedLoss
+from sk_bnreg.engine.stack import StackedMLP
 from sk_bnreg.estimators.base import BaseBNMLP
 
 
@@ -118,7 +120,7 @@ class Recalibrated:
             x = torch.from_numpy(np.ascontiguousarray(np.asarray(X, np.float32).T))
             with torch.no_grad(), patch("torch.var_mean", remember):
                 module.train(True)(x.expand(len(module.theta), -1, -1))
-            module.running_var.copy_(torch.cat([var for var, _ in seen], 1) + module.batch_norm_eps)
+            module.running_var.copy_(torch.cat([var for var, _ in seen], 1) + module.normalisation.eps)
             module.running_mean.copy_(torch.cat([mean for _, mean in seen], 1))
             return network
 
@@ -140,7 +142,7 @@ def variants():
         "no embedding of numeric features": ("inputs", network_with(numeric_embedding=None), ()),
         "piecewise-linear embedding (12 quantiles)": ("inputs", piecewise_linear, ()),
         "two mixtures of the cosines": (
-            "inputs", same, [patch.object(embedding, "SIZE", 2), patch("sk_bnreg.engine.stack.SIZE", 2)]
+            "inputs", same, [patch(f"sk_bnreg.engine.{name}.SIZE", 2) for name in ("embedding", "roles", "stack")]
         ),
         "16 cosines": ("inputs", same, [patch.object(embedding, "N_COSINES", 16)]),
         "frequencies of 0.1": ("inputs", same, [patch.object(embedding, "SPREAD", 0.1)]),

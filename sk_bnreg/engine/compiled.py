@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sk_bnreg.engine.dropout import n_kept
 from sk_bnreg.engine.embedding import SIZE
 from sk_bnreg.engine.net import StackedNet
+from sk_bnreg.engine.normalisation import NORMALISATIONS
 from sk_bnreg.engine.rows import Rows, Table
-from sk_bnreg.engine.stack import n_kept
+from sk_bnreg.engine.solvers import SOLVERS
 from sk_bnreg.engine.training import Run
 from sk_bnreg.engine.workers import CACHE_LINE, Job, Room, Team
 
 if TYPE_CHECKING:
-    from sk_bnreg.engine.kernel import Data, Member
+    from sk_bnreg.engine.buffers import Data, Member
 
 ROWS_AT_ONCE = 256  # in evaluation
 DIVISIBLE = 2**24  # parameters times rows of a batch from which a team is faster than a thread
@@ -47,6 +49,12 @@ def has_kernel() -> bool:
             stacklevel=2,
         )
     return not reason
+
+
+def has_compiled_form(solver: str, batch_norm: bool) -> bool:
+    """Tell whether the kernel has the steps of a solver and of a normalisation; torch trains what it has not."""
+    normalisation = NORMALISATIONS[batch_norm]
+    return SOLVERS[solver].compiled_step is not None and (normalisation is None or normalisation.compiled is not None)
 
 
 @contextmanager
@@ -110,8 +118,11 @@ class CompiledRun(Run):
         n_parameters = len(self.members[0].theta)
         n_seen = len(self.active) if self.watchers else 0
         self.seen = np.zeros((n_seen, 3, n_parameters), self.members[0].theta.dtype)
-        widest = max(self.net.module_.shapes["hidden_weights"], default=(0,))[0]
-        most_threads = max(1, widest // 64) if n_parameters * self.n_rows_at_once >= DIVISIBLE else 1
+        most_threads = (
+            max(1, max(self.net.module_.hidden, default=0) // 64)
+            if n_parameters * self.n_rows_at_once >= DIVISIBLE
+            else 1
+        )
         return [
             Job(n_parameters * len(self.data[m].table_rows), partial(self._train, i, m), most_threads)
             for i, m in enumerate(self.active)
@@ -191,25 +202,26 @@ class Plan:
     """
 
     def __init__(self, net: StackedNet, n_rows: int):
-        from sk_bnreg.engine import kernel
+        from sk_bnreg.engine import buffers, passes
         from sk_bnreg.engine.simd import VECTOR_BYTES
 
         module, solver, n_bytes = net.module_, net.optimizer_, net.module_.theta.element_size()
         self.line, self.lanes = CACHE_LINE // n_bytes, VECTOR_BYTES // n_bytes
         self.work_size = 0
-        weights = module.shapes["hidden_weights"] + module.shapes["output_weights"]
-        sizes, hidden = [shape[1] for shape in weights] + [weights[-1][0]], [shape[0] for shape in weights[:-1]]
-        n_embedded, stride = len(module.embedded), self._padded(n_rows)
-        n_features = sizes[0] - SIZE * n_embedded
+        blocks = sorted(module.parameter_blocks)  # by layer
+        weights = [block for block in blocks if block.kind == "weights"]
+        begin = {
+            kind: [block.start for block in blocks if block.kind == kind] for kind in ("scale", "shift", "embeddings")
+        }
+        hidden, n_features, n_embedded = module.hidden, module.n_features, len(module.embedded)
+        sizes, stride = [weights[0].shape[1], *(block.shape[0] for block in weights)], self._padded(n_rows)
         widths = [self._padded(self._tiles(n_features) + self._tiles(SIZE * n_embedded)), *map(self._padded, hidden)]
-        layers = np.zeros(len(weights), kernel.LAYER)
+        layers = np.zeros(len(weights), buffers.LAYER)
         layers["n_in"], layers["n_out"] = sizes[:-1], sizes[1:]
         layers["unit_at"] = np.cumsum([0, *hidden])
-        layers["weight_at"] = np.cumsum([0] + [out * into for out, into in weights])[:-1]
-        begin = {role: columns.start for role, columns in module.slices.items()}
-        layers["gamma_at"] = begin["gamma"] + layers["unit_at"]
-        layers["shift_at"] = begin["beta" if module.batch_norm else "biases"] + layers["unit_at"]
-        layers["shift_at"][-1] = begin["gamma"] - sizes[-1]  # the last biases are the output's
+        layers["weight_at"] = [block.start for block in weights]
+        layers["shift_at"] = begin["shift"]
+        layers["scale_at"][: len(begin["scale"])] = begin["scale"]
         layers["input_at"] = [self._take((self._tiles(size) + self.lanes) * stride) for size in sizes[:-1]]
         layers["flipped_at"] = [self._take(self._tiles(n_rows) * width) for width in widths]
         layers["flipped_width"] = widths
@@ -217,21 +229,23 @@ class Plan:
         deltas = [self._take(max(sizes) * stride) for _ in range(2)]
         layers["delta_at"] = [deltas[layer % 2] for layer in range(len(weights))]
         layers["delta_at"][-1] = layers["linear_at"][-1]
-        facts, kind = np.zeros(1, kernel.FACTS), net.criterion_.kind
+        facts, kind = np.zeros(1, buffers.FACTS), net.criterion_.kind
         numbers = {
             "n_features": n_features, "n_units": sum(hidden), "widest": max(sizes), "stride": stride,
-            "units_at_once": _units_at_once(max(sizes), stride * n_bytes), "loss": kernel.LOSSES.index(kind),
-            "activation": kernel.ACTIVATIONS.index(module.activation), "normalised": module.batch_norm,
-            "solver": kernel.COMPILED_SOLVERS.index(type(solver)), "eps": module.batch_norm_eps,
-            "embeddings_at": begin["embeddings"], "unit_values_at": self._take(4 * (sum(hidden) + 1)),
+            "units_at_once": _units_at_once(max(sizes), stride * n_bytes), "loss": passes.LOSSES.index(kind),
+            "activation": passes.ACTIVATIONS.index(module.activation),
+            "solver": buffers.COMPILED_SOLVERS.index(type(solver)),
+            "embeddings_at": sum(begin["embeddings"]), "unit_values_at": self._take(4 * (sum(hidden) + 1)),
             "row_values_at": self._take(3 * stride), "grad_at": self._take(module.theta.shape[1]),
             "zeros_at": self._take(max(sizes)), "inputs_delta_at": deltas[1],
         }  # fmt: skip
+        if module.normalisation is not None:
+            numbers |= {"normalised": 1, "eps": module.normalisation.eps}
         for name, number in (numbers | {name: solver.param_groups[0][name] for name in solver.constants}).items():
             facts[name] = number
         self._take(2 * stride)  # products read to the end of a vector
         ends = np.array([0, *(columns.stop for columns in module.slices.values())])
-        self.network = kernel.Network(layers, facts, module.embedded.numpy(), ends)
+        self.network = buffers.Network(layers, facts, module.embedded.numpy(), ends)
 
     def _take(self, length: int) -> int:
         """Return where a buffer begins, a cache line's."""
@@ -258,12 +272,12 @@ def _units_at_once(widest: int, n_bytes: int) -> int:
 
 def _member(net: StackedNet, state: dict[str, NDArray[Any]], m: int) -> "Member":
     """View a member's part of the state."""
-    from sk_bnreg.engine import kernel
+    from sk_bnreg.engine import buffers
 
     member = net.members[m]
     moments = [state[name][m] for name in net.optimizer_.moments]
     strengths = np.array(list(member.l2.values()))
-    return kernel.Member(
+    return buffers.Member(
         theta=state["theta"][m],
         moment_1=moments[0],
         moment_2=moments[-1],
@@ -277,12 +291,12 @@ def _member(net: StackedNet, state: dict[str, NDArray[Any]], m: int) -> "Member"
 
 def _data(net: StackedNet, rows: Rows) -> "Data":
     """View rows as the kernel takes them."""
-    from sk_bnreg.engine import kernel
+    from sk_bnreg.engine import buffers
 
     dtype = net.module_.theta.data.numpy().dtype
     dense, values, columns, starts = _arrays(rows.table, dtype)
     target = rows.target.numpy().astype(dtype, copy=False)
-    return kernel.Data(
+    return buffers.Data(
         dense=dense,
         values=values,
         columns=columns,

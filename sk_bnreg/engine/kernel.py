@@ -1,24 +1,37 @@
 """The compiled engine: one function that trains one network for one epoch, and one that evaluates it.
 
-Activations are features-first, ``(H, B)``: a unit's rows are contiguous, so that moments, activation and gradients are
-passes over a row in the first-level cache. Beside its inputs ``(D, B)`` each layer keeps them rows-first, ``(B, D)``,
-which the product for the gradient of its weights needs. Several threads may train one network as a team: each
-computes some units of every layer, all in the same way, so that no bit depends on their number.
+Several threads may train one network as a team: each computes some units of every layer, all in the same way, so that
+no bit depends on their number. The arguments `net`, `data`, `member` and `team` are those of `buffers`, `work` is the
+room for all buffers, `n` the number of rows B.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
+from sk_bnreg.engine.buffers import (
+    COMPILED_SOLVERS,
+    Team,
+    biases,
+    clear,
+    flipped_inputs,
+    gammas,
+    gradient,
+    inputs,
+    is_piecewise,
+    linear,
+    row_values,
+    running,
+    share_of,
+    unit_values,
+    weights,
+)
 from sk_bnreg.engine.embedding import N_COSINES, SIZE
+from sk_bnreg.engine.normalisation import NORMALISATIONS, momentum_at
 from sk_bnreg.engine.passes import (
-    ACTIVATIONS,
-    IDENTITY,
     INSIDE,
-    LOSSES,
     MATH,
     RELU,
     activate,
@@ -29,98 +42,26 @@ from sk_bnreg.engine.passes import (
     gather,
     key_of_step,
     loss_and_gradient,
-    moments,
-    normalise_backward,
     row_sums,
     weigh,
 )
 from sk_bnreg.engine.simd import atomic_load, block, meet, multiply, transpose
-from sk_bnreg.engine.solvers import SOLVERS, StackedSolver
+from sk_bnreg.engine.solvers import StackedSolver
 
-__all__ = [
-    "ACTIVATIONS",
-    "COMPILED_SOLVERS",
-    "FACTS",
-    "LAYER",
-    "LOSSES",
-    "Data",
-    "Member",
-    "Network",
-    "evaluate",
-    "train_epoch",
-]
-
-COMPILED_SOLVERS = [solver for solver in SOLVERS.values() if solver.compiled_step is not None]
-_CONSTANTS = dict.fromkeys(name for solver in COMPILED_SOLVERS for name in solver.constants)
-ALIGNED = 16  # units of a thread start at multiples of it, so that no two write to one tile of a transpose
+# of the one normalisation that has them; a second would need a choice as that of solvers
+(_FORMS,) = (form.compiled for form in NORMALISATIONS.values() if form is not None and form.compiled is not None)
+_normalise, _normalise_backward, _use_running, _momentum_at = (
+    numba.njit(**INSIDE)(function) for function in (*_FORMS, momentum_at)
+)
 UNITS = 64  # go from pass to pass at once, a multiple of ALIGNED
 LEAST = -np.inf
 
-_COUNTS = ["n_in", "n_out"]
-_PARAMETERS = ["weight_at", "shift_at", "gamma_at", "unit_at"]
-_BUFFERS = ["input_at", "flipped_at", "flipped_width", "linear_at", "delta_at"]
-# A layer: its inputs (of the first, embeddings included) and units; where in theta its parameters begin (the shift is
-# its biases or beta); where its units begin among all hidden ones; and its buffers: inputs (D, B), inputs (B, D) with
-# their row length, what the weights make of them (H, B), and the gradient at that.
-LAYER = np.dtype([(name, np.int64) for name in _COUNTS + _PARAMETERS + _BUFFERS])
-# A network: so many units go from pass to pass at once; activation and loss are places in the tuples of names, the
-# solver is one in `COMPILED_SOLVERS`; rows of buffers (., B) are `stride` long. Then the constants of all solvers.
-FACTS = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            "n_features", "n_units", "widest", "units_at_once", "activation", "loss", "solver", "normalised",
-            "embeddings_at", "stride", "unit_values_at", "row_values_at", "inputs_delta_at", "grad_at", "zeros_at",
-        )
-    ]
-    + [(name, np.float64) for name in ("eps", *_CONSTANTS)]
-)  # fmt: skip
-
-
-class Network(NamedTuple):
-    """What a network is made of, and where its parameters and its buffers are."""
-
-    layers: NDArray[Any]  # of LAYER
-    facts: NDArray[Any]  # one of FACTS
-    embedded: NDArray[np.int64]  # features
-    role_ends: NDArray[np.int64]  # where roles begin and end in theta
-
-
-class Data(NamedTuple):
-    """Rows of a table, which is `dense` or, where that has no columns, compressed sparse rows."""
-
-    dense: NDArray[Any]  # (N, D)
-    values: NDArray[Any]
-    columns: NDArray[np.int32]
-    starts: NDArray[np.int64]
-    table_rows: NDArray[np.int64]  # (R,)
-    target: NDArray[Any]  # (R, C), or (R, 1) with class numbers
-    weight: NDArray[Any]  # (R,), or (0,) for ones
-
-
-class Member(NamedTuple):
-    """What training changes of a member, and its L2 by role."""
-
-    theta: NDArray[Any]  # (P,)
-    moment_1: NDArray[Any]
-    moment_2: NDArray[Any]
-    running_mean: NDArray[Any]  # of all normalised units
-    running_var: NDArray[Any]
-    coupled: NDArray[np.float64]  # (roles,)
-    decoupled: NDArray[np.float64]
-    n_kept: int  # of 2**16 values of dropout's hash
-
-
-class Team(NamedTuple):
-    """A thread's number among those that train a network, and the count of those that have arrived."""
-
-    rank: int
-    size: int
-    arrivals: NDArray[np.int64]  # (1,)
-
 
 def _kept(function: Any) -> Any:
-    """Compile a function at its first call, and keep it on disk where there is any folder to write in."""
+    """Compile a function at its first call, and keep it on disk where there is any folder to write in.
+
+    numba keeps it until this file changes; it does not look at the other files whose functions are called here.
+    """
     try:
         return numba.njit(function, cache=True, **MATH)
     except RuntimeError:
@@ -173,7 +114,7 @@ def train_epoch(
             weight = weigh(data.weight, rows, row_values(net, work, 0))
             mass += weight
         meet(team.arrivals, n_threads)
-        forward(net, member, work, len(rows), key, max(0.1, 1 / (clocks[0] + step + 1)), team)
+        forward(net, member, work, len(rows), key, _momentum_at(clocks[0] + step + 1), team)
         if rank == 0:
             total += weight * compare(net, data, rows, work)
         meet(team.arrivals, n_threads)
@@ -194,7 +135,21 @@ def train_epoch(
 
 @_kept
 def evaluate(net, data, member, rows, n_at_once, work, outputs):
-    """Return the mean loss over rows, with the running statistics, and write the outputs, ``(C, R)`` or ``(0, 0)``."""
+    """Return the mean loss over rows, with the running statistics, and write the outputs.
+
+    Parameters
+    ----------
+    net, data, member
+        As for `train_epoch`.
+    rows : ndarray of shape (R,)
+        Places among the rows of `data`.
+    n_at_once : int
+        Rows that the buffers have room for.
+    work : ndarray
+        Room for the buffers, at the start of a cache line.
+    outputs : ndarray of shape (C, R) or (0, 0)
+        Where the outputs are to be written; nowhere if it is empty.
+    """
     total = mass = 0.0
     alone = Team(0, 1, np.zeros(1, np.int64))
     last = len(net.layers) - 1
@@ -224,97 +179,25 @@ def evaluate(net, data, member, rows, n_at_once, work, outputs):
 
 
 @numba.njit(**INSIDE)
-def clear(net, work):
-    """Write the constants among the buffers."""
-    facts = net.facts[0]
-    for unit in range(facts.widest):
-        work[facts.zeros_at + unit] = 0
-    for unit in range(facts.n_units):
-        work[facts.unit_values_at + 2 * facts.n_units + unit] = 1
-        work[facts.unit_values_at + 3 * facts.n_units + unit] = 0
-
-
-@numba.njit(**INSIDE)
-def share_of(n, team):
-    """Return the units of a thread, from and to."""
-    tiles = -(-n // ALIGNED)
-    start, stop = tiles * team.rank // team.size, tiles * (team.rank + 1) // team.size
-    return min(n, ALIGNED * start), min(n, ALIGNED * stop)
-
-
-@numba.njit(**INSIDE)
-def inputs(net, work, layer):
-    """Return the buffer of a layer's inputs, ``(D, B)``."""
-    return block(work, net.layers[layer].input_at, net.layers[layer].n_in, net.facts[0].stride)
-
-
-@numba.njit(**INSIDE)
-def flipped_inputs(net, work, layer, n):
-    """Return the buffer of a layer's inputs, ``(B, D)``."""
-    return block(work, net.layers[layer].flipped_at, n, net.layers[layer].flipped_width)
-
-
-@numba.njit(**INSIDE)
-def linear(net, work, layer):
-    """Return the buffer of a layer's linear outputs, ``(H, B)``; of the last, the gradient at them comes there."""
-    return block(work, net.layers[layer].linear_at, net.layers[layer].n_out, net.facts[0].stride)
-
-
-@numba.njit(**INSIDE)
-def weights(net, flat, layer):
-    """Return a layer's weights, or their gradient, ``(H, D)``."""
-    return block(flat, net.layers[layer].weight_at, net.layers[layer].n_out, net.layers[layer].n_in)
-
-
-@numba.njit(**INSIDE)
-def biases(net, flat, layer):
-    """Return a layer's biases or beta, or their gradient, ``(H,)``."""
-    return block(flat, net.layers[layer].shift_at, 1, net.layers[layer].n_out)[0]
-
-
-@numba.njit(**INSIDE)
-def gammas(net, flat, layer):
-    """Return a layer's gamma, or its gradient, ``(H,)``."""
-    return block(flat, net.layers[layer].gamma_at, 1, net.layers[layer].n_out)[0]
-
-
-@numba.njit(**INSIDE)
-def unit_values(net, work, layer, which):
-    """Return the buffer of each unit's mean (0), 1 / deviation (1), scale (2) or shift (3), ``(H,)``."""
-    facts = net.facts[0]
-    at = facts.unit_values_at + which * facts.n_units + net.layers[layer].unit_at
-    return block(work, at, 1, net.layers[layer].n_out)[0]
-
-
-@numba.njit(**INSIDE)
-def row_values(net, work, which):
-    """Return the buffer of each row's share of the batch (0), or of something else (1, 2), ``(B,)``."""
-    facts = net.facts[0]
-    return block(work, facts.row_values_at + which * facts.stride, 1, facts.stride)[0]
-
-
-@numba.njit(**INSIDE)
-def is_piecewise(net):
-    """Tell whether hidden activations are linear outputs or zero, which their product writes at once."""
-    facts = net.facts[0]
-    return not facts.normalised and (facts.activation == RELU or facts.activation == IDENTITY)
-
-
-@numba.njit(**INSIDE)
 def use_running_statistics(net, member, work):
-    """Write by what to scale and shift each unit."""
+    """Write by what to scale and shift each unit in evaluation."""
     for layer in range(len(net.layers) - 1):
-        gamma, beta = gammas(net, member.theta, layer), biases(net, member.theta, layer)
+        mean, var = running(net, member.running_mean, layer), running(net, member.running_var, layer)
         scales, shifts = unit_values(net, work, layer, 2), unit_values(net, work, layer, 3)
-        for h in range(len(gamma)):
-            u = net.layers[layer].unit_at + h
-            scales[h] = gamma[h] / np.sqrt(member.running_var[u])
-            shifts[h] = beta[h] - member.running_mean[u] * scales[h]
+        _use_running(gammas(net, member.theta, layer), biases(net, member.theta, layer), mean, var, scales, shifts)
 
 
 @numba.njit(**INSIDE)
 def load_inputs(net, data, member, rows, work, team):
-    """Write the first layer's inputs, both ways round."""
+    """Write the first layer's inputs, both ways round, embeddings below the features.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (B,)
+        Places among the rows of `data`.
+
+    Threads divide the rows to gather them, and the features to turn them round.
+    """
     n, n_features, n_embedded = len(rows), net.facts[0].n_features, len(net.embedded)
     x, flipped = inputs(net, work, 0), flipped_inputs(net, work, 0, n)
     start, stop = n * team.rank // team.size, n * (team.rank + 1) // team.size
@@ -334,7 +217,16 @@ def load_inputs(net, data, member, rows, work, team):
 
 @numba.njit(**INSIDE)
 def connect(net, theta, work, layer, start, stop, n):
-    """Write some linear outputs of a layer, biases included, or at once the inputs of the next."""
+    """Write some linear outputs of a layer, biases included, or at once the inputs of the next.
+
+    Parameters
+    ----------
+    theta : ndarray of shape (P,)
+    layer, start, stop : int
+        The layer and its units, from and to.
+    n : int
+        Rows.
+    """
     facts, hidden, least = net.facts[0], layer < len(net.layers) - 1, LEAST
     outputs, shift = linear(net, work, layer), biases(net, theta, layer)
     if hidden and facts.normalised:
@@ -348,7 +240,18 @@ def connect(net, theta, work, layer, start, stop, n):
 
 @numba.njit(**MATH, inline="always")
 def forward(net, member, work, n, key, momentum, team):
-    """Write every layer's inputs and the outputs, with the moments of the batch, which move the running statistics."""
+    """Write every layer's inputs and the outputs, with the moments of the batch, which move the running statistics.
+
+    A thread takes its units of a layer through all passes, some at a time, so that they stay in the first-level cache;
+    then it waits for the others, whose units the next layer needs.
+
+    Parameters
+    ----------
+    key : (uint32, uint32)
+        Of the step's dropout.
+    momentum : float
+        The batch's share in the running statistics.
+    """
     facts, last, share = net.facts[0], len(net.layers) - 1, row_values(net, work, 0)
     for layer in range(last):
         z, a, flipped = linear(net, work, layer), inputs(net, work, layer + 1), flipped_inputs(net, work, layer + 1, n)
@@ -373,42 +276,47 @@ def forward(net, member, work, n, key, momentum, team):
 
 @numba.njit(**INSIDE)
 def normalise(net, member, work, layer, z, share, momentum, start, stop, n):
-    """Write by what to scale and shift some units of z, and move their running statistics."""
+    """Write by what to scale and shift some units of z, and move their running statistics.
+
+    Parameters
+    ----------
+    z : ndarray of shape (H, B)
+        The layer's linear outputs, of which units `start` to `stop` are meant.
+    share : ndarray of shape (B,)
+    """
     means, rstds = unit_values(net, work, layer, 0), unit_values(net, work, layer, 1)
     scales, shifts = unit_values(net, work, layer, 2), unit_values(net, work, layer, 3)
-    gamma, beta, first_unit = (
-        gammas(net, member.theta, layer),
-        biases(net, member.theta, layer),
-        net.layers[layer].unit_at,
-    )
-    part = z.dtype.type(momentum)
-    moments(z, share, z.dtype.type(net.facts[0].eps), means, rstds, start, stop, n)
-    for h in range(start, stop):
-        u, var = first_unit + h, rstds[h]
-        member.running_mean[u] += part * (means[h] - member.running_mean[u])
-        member.running_var[u] += part * (var - member.running_var[u])
-        rstds[h] = 1 / np.sqrt(var)
-        scales[h] = gamma[h] * rstds[h]
-        shifts[h] = beta[h] - means[h] * scales[h]
+    gamma, beta = gammas(net, member.theta, layer), biases(net, member.theta, layer)
+    mean, var, eps = running(net, member.running_mean, layer), running(net, member.running_var, layer), net.facts[0].eps
+    _normalise(z, share, eps, momentum, gamma, beta, mean, var, means, rstds, scales, shifts, start, stop, n)
 
 
 @numba.njit(**INSIDE)
 def compare(net, data, rows, work):
-    """Return the loss of the outputs, and turn them into the gradient there."""
+    """Return the loss of the outputs, and turn them into the gradient there.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (B,)
+        Places among the rows of `data`.
+    """
     outputs, n = linear(net, work, len(net.layers) - 1), len(rows)
     rooms = block(work, net.facts[0].row_values_at + net.facts[0].stride, 2, net.facts[0].stride)
     return loss_and_gradient(net.facts[0].loss, outputs, data.target, rows, row_values(net, work, 0), rooms, n)
 
 
-@numba.njit(**INSIDE)
-def gradient(net, work, layer):
-    """Return the buffer of the gradient at a layer's linear outputs, ``(H, B)``."""
-    return block(work, net.layers[layer].delta_at, net.layers[layer].n_out, net.facts[0].stride)
-
-
 @numba.njit(**MATH, inline="always")
 def backward(net, member, work, n, key, team):
-    """Write the gradient of all parameters, given that at the outputs."""
+    """Write the gradient of all parameters, given that at the outputs.
+
+    From the last layer to the first a thread takes its units from the gradient at the layer above to that at their
+    linear outputs, and then to that of their weights, which the buffer of inputs ``(B, D)`` makes a plain product.
+
+    Parameters
+    ----------
+    key : (uint32, uint32)
+        Of the step's dropout, whose masks are drawn again.
+    """
     facts, theta, last, share = net.facts[0], member.theta, len(net.layers) - 1, row_values(net, work, 0)
     grad, zeros = block(work, facts.grad_at, 1, len(theta))[0], block(work, facts.zeros_at, 1, facts.widest)[0]
     kept = work.dtype.type(member.n_kept / 2**16)
@@ -433,7 +341,7 @@ def backward(net, member, work, n, key, team):
                     if facts.normalised:
                         means, rstds = unit_values(net, work, layer, 0), unit_values(net, work, layer, 1)
                         of_gamma = gammas(net, grad, layer)
-                        normalise_backward(delta, z, share, means, rstds, scales, of_gamma, of_shift, unit, past, n)
+                        _normalise_backward(delta, z, share, means, rstds, scales, of_gamma, of_shift, unit, past, n)
             multiply(delta, False, flipped, of_weights, zeros, LEAST, start, stop, n, n_in)
         meet(team.arrivals, team.size)
     if len(net.embedded):
@@ -442,7 +350,14 @@ def backward(net, member, work, n, key, team):
 
 @numba.njit(**MATH, inline="always")
 def backward_of_embeddings(net, theta, grad, zeros, work, n, team):
-    """Write the gradient of the embeddings' parameters, given that at the first layer's linear outputs."""
+    """Write the gradient of the embeddings' parameters, given that at the first layer's linear outputs.
+
+    Parameters
+    ----------
+    theta, grad : ndarray of shape (P,)
+    zeros : ndarray
+        As many as the widest layer has units.
+    """
     n_embedded, first, facts = len(net.embedded), net.facts[0].n_features, net.facts[0]
     delta = gradient(net, work, 0)
     before = block(work, facts.inputs_delta_at, net.layers[0].n_in, facts.stride)
@@ -457,14 +372,21 @@ def backward_of_embeddings(net, theta, grad, zeros, work, n, team):
 
 
 def _step_of(solvers: Sequence[type[StackedSolver]], number: int = 0) -> Any:
-    """Compile the steps of some solvers, the first of this number, to one that chooses: numba has no table of them."""
+    """Compile the steps of some solvers to one that chooses by ``facts.solver``: numba has no table of functions.
+
+    Parameters
+    ----------
+    solvers : sequence of StackedSolver classes
+    number : int
+        The value of ``facts.solver`` that means the first of them.
+    """
     options = INSIDE | {"fastmath": MATH["fastmath"] | solvers[0].fastmath}
     first = numba.njit(**options)(solvers[0].compiled_step)
     if len(solvers) == 1:
         return first
     other = _step_of(solvers[1:], number + 1)
 
-    @numba.njit(**INSIDE)
+    @numba.njit(**MATH, inline="always")  # as a call it would be another order of operations to LLVM
     def step(theta, grad, moment_1, moment_2, facts, rate, clock, coupled, decoupled):
         if facts.solver == number:
             first(theta, grad, moment_1, moment_2, facts, rate, clock, coupled, decoupled)
@@ -479,7 +401,14 @@ _step = _step_of(COMPILED_SOLVERS)
 
 @numba.njit(**MATH, inline="always")
 def update(net, member, work, rate, clock, team):
-    """Take a step of the solver on a thread's share of the parameters."""
+    """Take a step of the solver on a thread's share of the parameters.
+
+    Parameters
+    ----------
+    rate : float
+    clock : int
+        The number of the step, from 1.
+    """
     n_parameters = len(member.theta)
     first, end = share_of(n_parameters, team)
     for role in range(len(net.role_ends) - 1):
@@ -494,7 +423,15 @@ def update(net, member, work, rate, clock, team):
 
 @numba.njit(**INSIDE)
 def look(net, theta, work, seen, row, team):
-    """Write a thread's share of the parameters to a row of `seen`, and of the gradient to row 1."""
+    """Write a thread's share of the parameters to a row of `seen`, and of the gradient to row 1.
+
+    Parameters
+    ----------
+    theta : ndarray of shape (P,)
+    seen : ndarray of shape (3, P)
+    row : int
+        0 before the step, 2 after it.
+    """
     start, stop = share_of(len(theta), team)
     for p in range(start, stop):
         seen[row, p], seen[1, p] = theta[p], work[net.facts[0].grad_at + p]

@@ -14,9 +14,11 @@ from skorch.callbacks import Callback, EpochTimer, PrintLog
 from skorch.history import History
 from torch import Tensor
 
+from sk_bnreg.borrowed import init_context, initialize_callbacks
+from sk_bnreg.engine.functions import StackedLoss
 from sk_bnreg.engine.rows import Table, batch_bounds
 from sk_bnreg.engine.solvers import Member
-from sk_bnreg.engine.stack import StackedLoss, StackedMLP
+from sk_bnreg.engine.stack import StackedMLP
 
 
 @dataclass
@@ -55,10 +57,19 @@ class StackedNet(NeuralNet):
 
     It is trained by `train_nets`. The history has a row per epoch, with the mean loss of the members that were still
     training; `records_` has the losses of each. Hooks of callbacks per batch are called only where a callback defines
-    them. Beyond skorch's a callback may have ``around_step(net, step, rates)``, called in place of the solver's step,
-    and ``choose_step(n_steps)``, which names a step of the epoch that ``on_chosen_step(net, before, grad, after,
-    rates)`` is told of (the first such callback chooses for all): the flat parameters ``(M, P)`` and learning rates
-    ``(M,)`` of the members in training.
+    them. A callback that raises KeyboardInterrupt in ``on_epoch_end`` ends the training, as in skorch.
+
+    Beyond skorch's a callback may have hooks for the solver's steps:
+
+    ``around_step(net, take, rates)``
+        Called in place of every step, with the learning rates of the members in training, ``(M, 1)``, or wider ones,
+        ``(M, P)``; ``take(rates)`` takes the step. With this hook torch trains, several times slower on a CPU.
+    ``choose_step(n_steps)``
+        Called at the start of an epoch; returns the number of one of its steps. The first such callback chooses for
+        all.
+    ``on_chosen_step(net, before, grad, after, rates)``
+        Told of that step: the flat parameters before it, their gradient, the parameters after it, ``(M, P)`` each, and
+        the learning rates ``(M,)`` of the members in training. It costs no speed.
 
     Parameters
     ----------
@@ -136,9 +147,9 @@ class StackedNet(NeuralNet):
         """Prepare to train on from the weights as they are, with other settings."""
         self.members, self.batch_size, self.verbose = members, batch_size, verbose
         self.callbacks = callbacks or None
-        self._initialize_callbacks()
+        initialize_callbacks(self)
         if not keep_solver:
-            with self._current_init_context("optimizer"):
+            with init_context(self, "optimizer"):
                 self.initialize_optimizer()
             for record in self.records_:
                 record.n_steps_before = record.n_steps[-1]
@@ -180,10 +191,26 @@ class StackedNet(NeuralNet):
     def take_step(self, rates: Tensor) -> None:
         """Take a step of the solver, through the callbacks that stand around it."""
         take = self.optimizer_.step
-        for _, callback in self.callbacks_:
-            if hasattr(callback, "around_step"):
-                take = partial(callback.around_step, self, take)
+        for callback in self.callbacks_with("around_step"):
+            take = partial(callback.around_step, self, take)
         take(rates)
+
+    def end_epoch(self, **data: Any) -> bool:
+        """Call the callbacks' ``on_epoch_end``; return whether one of the user's ends the training.
+
+        skorch's callbacks do that by KeyboardInterrupt, and those after it are not called. Anywhere else it is Ctrl-C.
+        """
+        own = {name for name, _ in self.get_default_callbacks()}
+        self.on_epoch_end(self, **data)
+        for name, callback in self.callbacks_:
+            if name in own:
+                callback.on_epoch_end(self, **data)
+                continue
+            try:
+                callback.on_epoch_end(self, **data)
+            except KeyboardInterrupt:
+                return True
+        return False
 
     def member_state(self) -> dict[str, Tensor]:
         return {**self.module_.state(), **self.optimizer_.member_state()}
@@ -191,6 +218,10 @@ class StackedNet(NeuralNet):
     def set_members(self, state: dict[str, Tensor], members: Sequence[int]) -> None:
         self.module_.load(state)
         self.optimizer_.load(state, [self.members[m] for m in members])
+
+    def callbacks_with(self, name: str) -> list[Any]:
+        """Return the callbacks that have a hook that skorch does not know."""
+        return [callback for _, callback in self.callbacks_ if hasattr(callback, name)]
 
     def hooked(self, *names: str) -> bool:
         """Tell whether any callback defines one of these hooks."""
@@ -202,7 +233,7 @@ class StackedNet(NeuralNet):
 
     def rows_at_once(self) -> int:
         """Return how many rows of every member to evaluate together: about 16 MB of activations."""
-        shapes = self.module_.shapes
-        widest = max(sum(shape) for shape in shapes["hidden_weights"] + shapes["output_weights"])
-        widest = max([widest, *(n * n_cosines for n, n_cosines, _ in shapes["embeddings"])])
-        return max(64, 2**22 // (widest * len(self.module_.theta)))
+        blocks = self.module_.parameter_blocks
+        widths = [sum(block.shape) for block in blocks if block.kind == "weights"]  # a layer's inputs and outputs
+        widths += [block.shape[0] * block.shape[1] for block in blocks if block.kind == "embeddings"]  # cosines
+        return max(64, 2**22 // (max(widths) * len(self.module_.theta)))

@@ -26,7 +26,15 @@ INSIDE = MATH | {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrap
 
 @numba.njit(**INSIDE)
 def weigh(weight, rows, share):
-    """Write each row's share of the batch's weight; return that weight. No weights are ones."""
+    """Write each row's share of the batch's weight; return that weight.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (R,) or (0,)
+        Without entries all are one.
+    rows : ndarray of shape (B,)
+    share : ndarray of shape (B,)
+    """
     n, total = len(rows), 0.0
     if len(weight) == 0:
         total += n
@@ -42,7 +50,15 @@ def weigh(weight, rows, share):
 
 @numba.njit(**INSIDE)
 def gather(data, rows, flipped):
-    """Write the features of rows, ``(B, D)``."""
+    """Write the features of rows.
+
+    Parameters
+    ----------
+    data : kernel.Data
+    rows : ndarray of shape (B,)
+        Places among its rows.
+    flipped : ndarray of shape (B, D)
+    """
     n_features = data.dense.shape[1]
     for b in range(len(rows)):
         row = data.table_rows[rows[b]]
@@ -57,7 +73,18 @@ def gather(data, rows, flipped):
 
 @numba.njit(**INSIDE)
 def embed(x, parameters, features, n_features, start, stop, n):
-    """Write the embeddings of some of the features below all features of x, ``(D + 3 E, B)``."""
+    """Write the embeddings of some of the features below all features of x.
+
+    Parameters
+    ----------
+    x : ndarray of shape (D + 3 E, B)
+    parameters : ndarray of shape (E * F, 5)
+        Of each of the F cosines of a feature its frequency, phase and weights.
+    features : ndarray of shape (E,)
+        The features that have an embedding, of which `start` to `stop` are meant.
+    n_features : int
+        D.
+    """
     for e in range(start, stop):
         feature, row = features[e], n_features + SIZE * e
         for k in range(SIZE):
@@ -75,7 +102,18 @@ def embed(x, parameters, features, n_features, start, stop, n):
 
 @numba.njit(**INSIDE)
 def embed_backward(x, delta, parameters, grad, features, n_features, start, stop, n):
-    """Write the gradient of the embeddings' parameters, given that at x."""
+    """Write the gradient of the embeddings' parameters, given that at x.
+
+    Cosines are computed again: to keep them would take more memory than a cache has.
+
+    Parameters
+    ----------
+    x, delta : ndarray of shape (D + 3 E, B)
+        The first layer's inputs and the gradient at them.
+    parameters, grad : ndarray of shape (E * F, 5)
+    features, n_features, start, stop, n
+        As for `embed`.
+    """
     zero = delta.dtype.type(0)
     for e in range(start, stop):
         feature, row = features[e], n_features + SIZE * e
@@ -96,34 +134,16 @@ def embed_backward(x, delta, parameters, grad, features, n_features, start, stop
 
 
 @numba.njit(**INSIDE)
-def moments(z, share, eps, means, variances, start, stop, n):
-    """Write units' means over the batch and variances + eps, rows weighed by their share."""
-    for h in range(start, stop):
-        mean = square = z.dtype.type(0)
-        for b in range(n):
-            mean += share[b] * z[h, b]
-        for b in range(n):
-            distance = z[h, b] - mean
-            square += share[b] * distance * distance
-        means[h], variances[h] = mean, square + eps
-
-
-@numba.njit(**INSIDE)
-def normalise_backward(delta, z, share, means, rstds, scales, of_gamma, of_beta, start, stop, n):
-    """Turn the gradient at scale * z + shift into that at z, and write gamma's; beta's, a sum over rows, is given."""
-    for h in range(start, stop):
-        total = delta.dtype.type(0)
-        for b in range(n):
-            total += delta[h, b] * (z[h, b] - means[h])
-        of_gamma[h] = total * rstds[h]
-        slope = of_gamma[h] * rstds[h]
-        for b in range(n):
-            delta[h, b] = scales[h] * (delta[h, b] - share[b] * (of_beta[h] + slope * (z[h, b] - means[h])))
-
-
-@numba.njit(**INSIDE)
 def activate(kind, z, scales, shifts, a, start, stop, n):
-    """Write the activations of scale * z + shift; relu keeps nan."""
+    """Write the activations of scale * z + shift; relu keeps nan.
+
+    Parameters
+    ----------
+    kind : int
+        A place in `ACTIVATIONS`.
+    z, a : ndarray of shape (H, B)
+    scales, shifts : ndarray of shape (H,)
+    """
     zero = z.dtype.type(0)
     if kind == RELU:
         for h in range(start, stop):
@@ -158,7 +178,17 @@ def activate(kind, z, scales, shifts, a, start, stop, n):
 def activate_backward(kind, delta, z, scales, shifts, a, kept, sums, start, stop, n):
     """Turn the gradient at activations into that at scale * z + shift, and write its sums over rows.
 
-    Dropout left activation / `kept` in a.
+    Parameters
+    ----------
+    kind : int
+    delta : ndarray of shape (H, B)
+    z, scales, shifts
+        As for `activate`.
+    a : ndarray of shape (H, B)
+        Activations, which dropout has divided by `kept`.
+    kept : float
+        The share of units that dropout keeps.
+    sums : ndarray of shape (H,)
     """
     zero, one = z.dtype.type(0), z.dtype.type(1)
     for h in range(start, stop):
@@ -196,7 +226,7 @@ def activate_backward(kind, delta, z, scales, shifts, a, kept, sums, start, stop
 
 @numba.njit(**INSIDE)
 def key_of_step(seed, step):
-    """Return the words of `sk_bnreg.engine.stack.key_of_step`."""
+    """Return the words of `sk_bnreg.engine.dropout.key_of_step`: a step's two words of 32 bits."""
     z = np.uint64(seed) + np.uint64(step) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -206,7 +236,17 @@ def key_of_step(seed, step):
 
 @numba.njit(**INSIDE)
 def drop(values, key, n_kept, first_unit, n_units, start, stop, n):
-    """Zero a share of the values and scale the others up, as `sk_bnreg.engine.stack.Dropout` does."""
+    """Zero a share of the values and scale the others up, as `sk_bnreg.engine.dropout.Dropout` does.
+
+    Parameters
+    ----------
+    values : ndarray of shape (H, B)
+    key : (uint32, uint32)
+    n_kept : int
+        Of 2**16.
+    first_unit, n_units : int
+        The place of the layer's first unit among those of all hidden layers, and their number.
+    """
     zero, scale = values.dtype.type(0), values.dtype.type(2**16 / n_kept)
     for h in range(start, stop):
         u = np.uint32(first_unit + h)
@@ -219,7 +259,17 @@ def drop(values, key, n_kept, first_unit, n_units, start, stop, n):
 
 @numba.njit(**INSIDE)
 def loss_and_gradient(kind, outputs, target, rows, share, rooms, n):
-    """Return the batch's loss, each row by its share, and turn the outputs ``(C, B)`` into the gradient at them."""
+    """Return the batch's loss, each row by its share, and turn the outputs into the gradient at them.
+
+    Parameters
+    ----------
+    kind : int
+        A place in `LOSSES`.
+    outputs : ndarray of shape (C, B)
+    target : ndarray of shape (R, C) or (R, 1)
+    rows, share : ndarray of shape (B,)
+    rooms : ndarray of shape (2, B)
+    """
     if kind == MULTICLASS:
         return _softmax_loss(outputs, target, rows, share, rooms[0], rooms[1], n)
     zero, one, n_outputs, loss, y = outputs.dtype.type(0), outputs.dtype.type(1), len(outputs), 0.0, rooms[0]
@@ -245,6 +295,7 @@ def loss_and_gradient(kind, outputs, target, rows, share, rooms, n):
 
 @numba.njit(**INSIDE)
 def _softmax_loss(outputs, target, rows, share, most, total, n):
+    """Do so for classes; each row's largest output is subtracted first, so that no exponential overflows."""
     n_outputs, loss = len(outputs), 0.0
     for b in range(n):
         most[b], total[b] = outputs[0, b], 0

@@ -1,9 +1,18 @@
-"""Parameter roles, and the L2 strength that each role receives."""
+"""Parameter roles: which a network has, and the L2 strength that each receives.
 
-from collections.abc import Mapping
-from math import isfinite
+A new role is a name in `ROLES` (and in `L2_TARGETS` where it belongs), and the blocks of `network_blocks` that have it.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from math import isfinite, prod
 from numbers import Real
+from typing import NamedTuple
 
+from sk_bnreg.engine.embedding import SIZE, embedding_shape
+from sk_bnreg.engine.normalisation import NORMALISATIONS
+
+# their order is that of the flat parameters
 ROLES = ("hidden_weights", "output_weights", "biases", "gamma", "beta", "embeddings")
 
 L2_TARGETS = {
@@ -12,6 +21,7 @@ L2_TARGETS = {
     "all": ROLES,
     "none": (),
 }
+HIDDEN_WEIGHTS = ("hidden_weights",)  # those that a normalisation follows, where there is one
 
 
 def l2_by_role(l2: float | Mapping[str, float], l2_targets: str | tuple[str, ...]) -> dict[str, float]:
@@ -66,3 +76,72 @@ def _roles_of(target: str, argument: str) -> tuple[str, ...]:
     if target not in ROLES:
         raise ValueError(f"{argument} names the unknown role {target!r}; the roles are {ROLES} and 'weights'.")
     return (target,)
+
+
+class Block(NamedTuple):
+    """Parameters of one kind in one layer of a member, which stand together in the flat tensor.
+
+    Attributes
+    ----------
+    layer : int
+        From 1; the last is the output layer.
+    kind : {"weights", "scale", "shift", "embeddings"}
+        What the layer does with them. A shift is a bias, or what a normalisation has in its place.
+    role : str
+        What L2 calls them.
+    shape : tuple of int
+    start, stop : int
+        Columns, from and to.
+    """
+
+    layer: int
+    kind: str
+    role: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def network_blocks(
+    n_features: int, hidden_layer_sizes: Sequence[int], n_outputs: int, *, batch_norm: bool = True, n_embedded: int = 0
+) -> list[Block]:
+    """Return all parameters of a network in the order of their columns: by role as in `ROLES`, then by layer.
+
+    A role that is in no block is one that the network lacks.
+
+    Examples
+    --------
+    >>> from sk_bnreg.engine.roles import network_blocks
+    >>> [(block.role, block.shape) for block in network_blocks(3, (4,), 1)][:2]
+    [('hidden_weights', (4, 3)), ('output_weights', (1, 4))]
+    """
+    normalisation, last = NORMALISATIONS[batch_norm], len(hidden_layer_sizes) + 1
+    sizes = [n_features + SIZE * n_embedded, *hidden_layer_sizes, n_outputs]
+    found: list[tuple[int, str, str, tuple[int, ...]]] = []
+    if n_embedded:
+        found.append((1, "embeddings", "embeddings", embedding_shape(n_embedded)))
+    for layer, (n_in, n_out) in enumerate(pairwise(sizes), 1):
+        units: tuple[int, ...] = (n_out,)
+        found.append((layer, "weights", "hidden_weights" if layer < last else "output_weights", (n_out, n_in)))
+        if normalisation is None or layer == last:
+            found.append((layer, "shift", "biases", units))
+        else:
+            found += [
+                (layer, kind, role, units) for kind, role in zip(("scale", "shift"), normalisation.roles, strict=True)
+            ]
+    found.sort(key=lambda block: (ROLES.index(block[2]), block[0]))
+    stops = list(accumulate(prod(shape) for *_, shape in found))
+    return [Block(*block, start, stop) for block, start, stop in zip(found, [0, *stops[:-1]], stops, strict=True)]
+
+
+def lacking_roles(*, hidden: bool = True, batch_norm: bool = True, embedded: bool = True) -> set[str]:
+    """Return the roles that no network of this kind has.
+
+    Examples
+    --------
+    >>> from sk_bnreg.engine.roles import lacking_roles
+    >>> sorted(lacking_roles(batch_norm=False))
+    ['beta', 'gamma']
+    """
+    blocks = network_blocks(1, (1, 1) if hidden else (), 1, batch_norm=batch_norm, n_embedded=int(embedded))
+    return set(ROLES) - {block.role for block in blocks}

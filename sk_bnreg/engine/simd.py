@@ -5,7 +5,7 @@ product depend neither on how it is divided among threads nor on the width of a 
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,19 @@ _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
 class _View:
-    """An array as its pointer and strides, in LLVM's terms."""
+    """An array as its pointer and strides, in LLVM's terms.
+
+    Attributes
+    ----------
+    data : pointer
+    strides : list
+        In bytes, per axis.
+    n_bytes : int
+        Of a number.
+    lanes : int
+        Numbers in a vector.
+    vector : type
+    """
 
     def __init__(self, context: Any, builder: Any, array_type: Any, value: Any):
         self.builder = builder
@@ -80,75 +92,17 @@ def make_tile(n_rows: int, n_vectors: int) -> Callable[..., None]:
     It is ``tile(a, turned, b, c, shift, least, i, j, k, k_stop, n_columns)``: rows from i and columns from j, below
     `n_columns`, of c become ``a[:, k:k_stop] @ b[k:k_stop]``, or with ``a.T`` if it is `turned`, on top of `shift` or,
     if k > 0, of what is there, and at least `least`.
+
+    Parameters
+    ----------
+    n_rows, n_vectors : int
+        Their product is the number of sums that are kept in registers.
     """
 
     @intrinsic
     def tile(typing, a, turned, b, c, shift, least, i, j, k, k_stop, n_columns):
         def generate(context, builder, signature, arguments):
-            a, b, c, shift = (_View(context, builder, signature.args[n], arguments[n]) for n in (0, 2, 3, 4))
-            least, i, j, k_start, k_stop, n_columns = arguments[5:]
-            a.turn(arguments[1])
-            step, vector, align = a.n_bytes * c.lanes, c.vector, _I32(c.n_bytes)
-
-            left = builder.trunc(builder.sub(n_columns, j), _I32)
-
-            def cells():
-                """Return pointer and mask of each vector of the tile in c, computed where they are used."""
-                lane = ir.Constant(ir.VectorType(_I32, c.lanes), list(range(c.lanes)))
-                masks = [
-                    builder.icmp_signed("<", lane, c.splat(builder.sub(left, _I32(v * c.lanes))))
-                    for v in range(n_vectors)
-                ]
-                row = c.at(i, j)
-                for _ in range(n_rows):
-                    for v in range(n_vectors):
-                        cell = cgutils.pointer_add(builder, row, _I64(v * step))
-                        yield builder.bitcast(cell, vector.as_pointer()), masks[v]
-                    row = cgutils.pointer_add(builder, row, c.strides[0])
-
-            starting, adding, loop, done = (
-                builder.append_basic_block(name) for name in ("starting", "adding", "loop", "done")
-            )
-            builder.cbranch(cgutils.is_not_null(builder, k_start), adding, starting)
-
-            builder.position_at_end(starting)
-            rows = [builder.load(shift.at(builder.add(i, _I64(row)))) for row in range(n_rows)]
-            shifts = [value for row in rows for value in [c.splat(row)] * n_vectors]
-            builder.branch(loop)
-
-            builder.position_at_end(adding)
-            zero = ir.Constant(vector, [0.0] * c.lanes)
-            there = [c.call("masked.load", [cell, align, mask, zero], vector) for cell, mask in cells()]
-            builder.branch(loop)
-
-            builder.position_at_end(loop)
-            k = builder.phi(_I64)
-            sums = [builder.phi(vector) for _ in there]
-            of_b = [b.load(cgutils.pointer_add(builder, b.at(k, j), _I64(v * step))) for v in range(n_vectors)]
-            new = []
-            for row in range(n_rows):
-                of_a = c.splat(builder.load(a.at(builder.add(i, _I64(row)), k)))
-                new += [c.call("fma", [of_a, value, sums[len(new) + v]], vector) for v, value in enumerate(of_b)]
-            k_next = builder.add(k, _I64(1))
-            for block, k_value, values in (
-                (starting, k_start, shifts), (adding, k_start, there), (loop, k_next, new)
-            ):  # fmt: skip
-                k.add_incoming(k_value, block)
-                for total, value in zip(sums, values, strict=True):
-                    total.add_incoming(value, block)
-            builder.cbranch(builder.icmp_signed("<", k_next, k_stop), loop, done)
-
-            builder.position_at_end(done)
-            least = c.splat(least)
-            new = [builder.select(builder.fcmp_ordered("<", value, least), least, value) for value in new]
-            full = builder.icmp_signed(">=", left, _I32(n_vectors * c.lanes))
-            with builder.if_else(full, likely=True) as (then, otherwise):
-                with then:  # what a masked store wrote has to reach the cache before it can be read
-                    for (cell, _), value in zip(cells(), new, strict=True):
-                        c.store(value, cell)
-                with otherwise:
-                    for (cell, mask), value in zip(cells(), new, strict=True):
-                        c.call("masked.store", [value, cell, align, mask], ir.VoidType())
+            _Tile(n_rows, n_vectors, context, builder, signature, arguments).generate()
             return context.get_dummy_value()
 
         return types.void(a, turned, b, c, shift, least, i, j, k, k_stop, n_columns), generate
@@ -156,9 +110,105 @@ def make_tile(n_rows: int, n_vectors: int) -> Callable[..., None]:
     return tile
 
 
+class _Tile:
+    """The instructions of `make_tile`: an accumulator per vector of c, all of which stay in registers."""
+
+    def __init__(self, n_rows: int, n_vectors: int, context: Any, builder: Any, signature: Any, arguments: Any):
+        self.n_rows, self.n_vectors, self.builder = n_rows, n_vectors, builder
+        self.a, self.b, self.c, self.shift = (
+            _View(context, builder, signature.args[n], arguments[n]) for n in (0, 2, 3, 4)
+        )
+        self.least, self.i, self.j, self.k_start, self.k_stop, n_columns = arguments[5:]
+        self.a.turn(arguments[1])
+        self.step = self.a.n_bytes * self.c.lanes  # from vector to vector
+        self.left = builder.trunc(builder.sub(n_columns, self.j), _I32)
+
+    def generate(self) -> None:
+        """Begin with the shifts or with what is in c, add products in a loop, and write the sums."""
+        builder = self.builder
+        starting, adding, loop, done = (
+            builder.append_basic_block(name) for name in ("starting", "adding", "loop", "done")
+        )
+        builder.cbranch(cgutils.is_not_null(builder, self.k_start), adding, starting)
+
+        builder.position_at_end(starting)
+        rows = [builder.load(self.shift.at(builder.add(self.i, _I64(row)))) for row in range(self.n_rows)]
+        shifts = [value for row in rows for value in [self.c.splat(row)] * self.n_vectors]
+        builder.branch(loop)
+
+        builder.position_at_end(adding)
+        zero = ir.Constant(self.c.vector, [0.0] * self.c.lanes)
+        align, vector = _I32(self.c.n_bytes), self.c.vector
+        there = [self.c.call("masked.load", [cell, align, mask, zero], vector) for cell, mask in self._cells()]
+        builder.branch(loop)
+
+        builder.position_at_end(loop)
+        sums = self._add_products([(starting, shifts), (adding, there)], loop, done)
+        builder.position_at_end(done)
+        self._write(sums)
+
+    def _cells(self) -> Iterator[tuple[Any, Any]]:
+        """Yield pointer and mask of each vector of the tile in c, computed where they are used."""
+        builder, c = self.builder, self.c
+        lane = ir.Constant(ir.VectorType(_I32, c.lanes), list(range(c.lanes)))
+        masks = [
+            builder.icmp_signed("<", lane, c.splat(builder.sub(self.left, _I32(v * c.lanes))))
+            for v in range(self.n_vectors)
+        ]
+        row = c.at(self.i, self.j)
+        for _ in range(self.n_rows):
+            for v in range(self.n_vectors):
+                cell = cgutils.pointer_add(builder, row, _I64(v * self.step))
+                yield builder.bitcast(cell, c.vector.as_pointer()), masks[v]
+            row = cgutils.pointer_add(builder, row, c.strides[0])
+
+    def _add_products(self, begun: list[tuple[Any, list[Any]]], loop: Any, done: Any) -> list[Any]:
+        """Write the loop over k, entered from blocks with sums that were begun there; return the sums after it."""
+        builder, a, b, c = self.builder, self.a, self.b, self.c
+        k = builder.phi(_I64)
+        sums = [builder.phi(c.vector) for _ in range(self.n_rows * self.n_vectors)]
+        of_b = [
+            b.load(cgutils.pointer_add(builder, b.at(k, self.j), _I64(v * self.step))) for v in range(self.n_vectors)
+        ]
+        new: list[Any] = []
+        for row in range(self.n_rows):
+            of_a = c.splat(builder.load(a.at(builder.add(self.i, _I64(row)), k)))
+            new += [c.call("fma", [of_a, value, sums[len(new) + v]], c.vector) for v, value in enumerate(of_b)]
+        k_next = builder.add(k, _I64(1))
+        for block, k_value, values in [
+            *((block, self.k_start, values) for block, values in begun),
+            (loop, k_next, new),
+        ]:
+            k.add_incoming(k_value, block)
+            for total, value in zip(sums, values, strict=True):
+                total.add_incoming(value, block)
+        builder.cbranch(builder.icmp_signed("<", k_next, self.k_stop), loop, done)
+        return new
+
+    def _write(self, sums: list[Any]) -> None:
+        """Write sums, at least `least`, to c."""
+        builder, c = self.builder, self.c
+        least = c.splat(self.least)
+        sums = [builder.select(builder.fcmp_ordered("<", value, least), least, value) for value in sums]
+        full = builder.icmp_signed(">=", self.left, _I32(self.n_vectors * c.lanes))
+        with builder.if_else(full, likely=True) as (then, otherwise):
+            with then:  # what a masked store wrote has to reach the cache before it can be read
+                for (cell, _), value in zip(self._cells(), sums, strict=True):
+                    c.store(value, cell)
+            with otherwise:
+                for (cell, mask), value in zip(self._cells(), sums, strict=True):
+                    c.call("masked.store", [value, cell, _I32(c.n_bytes), mask], ir.VoidType())
+
+
 @intrinsic
 def transpose_tile(typing, a, b, i, j):
-    """Write ``a[i : i + n, j : j + n].T`` to ``b[j:, i:]``, where n numbers fill a vector."""
+    """Write ``a[i : i + n, j : j + n].T`` to ``b[j:, i:]``, where n numbers fill a vector.
+
+    Parameters
+    ----------
+    a, b : ndarray of two dimensions
+    i, j : int
+    """
 
     def generate(context, builder, signature, arguments):
         a, b = (_View(context, builder, signature.args[n], arguments[n]) for n in range(2))
@@ -179,7 +229,15 @@ def transpose_tile(typing, a, b, i, j):
 
 @intrinsic
 def copy_row(typing, a, i, b, j, n_columns):
-    """Write the first columns of a row of a to one of b, whose rows end after a vector."""
+    """Write the first columns of a row of a to one of b, whose rows end after a vector.
+
+    Parameters
+    ----------
+    a, b : ndarray of two dimensions
+    i, j : int
+        The rows of a and b.
+    n_columns : int
+    """
 
     def generate(context, builder, signature, arguments):
         a, b = (_View(context, builder, signature.args[n], arguments[n]) for n in (0, 2))
@@ -197,7 +255,18 @@ def copy_row(typing, a, i, b, j, n_columns):
 
 @intrinsic
 def block(typing, flat, at, n_rows, n_columns):
-    """View a part of a flat array as a matrix; nothing counts the reference."""
+    """View a part of a flat array as a matrix; nothing counts the reference.
+
+    A slice would count it, which takes longer than some of the passes that it is for.
+
+    Parameters
+    ----------
+    flat : ndarray of one dimension
+        It has to outlive the view.
+    at : int
+        Where the part begins.
+    n_rows, n_columns : int
+    """
 
     def generate(context, builder, signature, arguments):
         flat, at, n_rows, n_columns = arguments
@@ -229,7 +298,13 @@ def float_of(typing, bits):
 
 @intrinsic
 def atomic_add(typing, numbers, place, value):
-    """Add to an integer of an array as one operation among all threads; return what it was."""
+    """Add to an integer of an array as one operation among all threads; return what it was.
+
+    Parameters
+    ----------
+    numbers : ndarray of int64
+    place, value : int
+    """
 
     def generate(context, builder, signature, arguments):
         numbers, place, value = arguments
@@ -293,10 +368,23 @@ _one_vector, _two_vectors, _tall = _make_columns(1), _make_columns(2), make_tile
 
 @numba.njit(**OPTIONS)
 def multiply(a, turned, b, c, shift, least, i, i_stop, n_inner, n_columns):
-    """Write rows, from and to, of ``maximum(a[:, :n_inner] @ b[:n_inner, :n_columns] + shift[:, None], least)`` to c.
+    """Write ``maximum(a @ b + shift[:, None], least)`` to some rows of c. Nan stays nan.
 
-    In place of a it is a.T if `turned`. Rows of b and c are contiguous, and those of b are read to the end of a vector,
-    long ones to that of a second. Nan stays nan.
+    Parameters
+    ----------
+    a : ndarray of shape (H, K), or (K, H) if `turned`
+    turned : bool
+        Whether a.T is meant.
+    b : ndarray of shape (K, B or more)
+        Its rows are contiguous, and are read to the end of a vector, long ones to that of a second.
+    c : ndarray of shape (H, B or more)
+        Its rows are contiguous.
+    shift : ndarray of shape (H,)
+    least : float
+    i, i_stop : int
+        Rows of c, from and to.
+    n_inner, n_columns : int
+        K and B.
     """
     lanes = VECTOR_BYTES // c.itemsize
     if i_stop - i >= 8 * TILE_ROWS and min(INNER, n_inner) * b.shape[1] * c.itemsize > SPREAD:
@@ -318,7 +406,10 @@ def multiply(a, turned, b, c, shift, least, i, i_stop, n_inner, n_columns):
 
 @numba.njit(**OPTIONS)
 def _multiply_copies(a, turned, b, c, shift, least, i, i_stop, n_inner, n_columns):
-    """Do so for rows of whole tiles, with copies of a and b in the order in which tiles read them."""
+    """Do so for rows of whole tiles, with copies of a and b in the order in which tiles read them.
+
+    Where rows are far apart each is on a page of its own, and a core finds only so many pages at once.
+    """
     width = 2 * VECTOR_BYTES // c.itemsize
     room = np.empty((i_stop - i + width) * INNER + width, c.dtype)
     panel_at = -room.ctypes.data % VECTOR_BYTES // c.itemsize
@@ -351,7 +442,13 @@ def _multiply_copies(a, turned, b, c, shift, least, i, i_stop, n_inner, n_column
 
 @numba.njit(**OPTIONS)
 def transpose(a, b, i, i_stop, j, j_stop):
-    """Write rows and columns of a, from and to, to ``b[j:, i:]``; both are used to the end of a whole tile."""
+    """Write rows and columns of a, from and to, to ``b[j:, i:]``; both are used to the end of a whole tile.
+
+    Parameters
+    ----------
+    a, b : ndarray of two dimensions
+    i, i_stop, j, j_stop : int
+    """
     lanes = VECTOR_BYTES // a.itemsize
     for row in range(i, i_stop, lanes):
         for column in range(j, j_stop, lanes):
@@ -360,7 +457,18 @@ def transpose(a, b, i, i_stop, j, j_stop):
 
 @numba.njit(**OPTIONS)
 def meet(arrivals, n_threads):
-    """Wait until all threads of a team are here; `arrivals` ``(1,)`` counts them, from 0 on."""
+    """Wait until all threads of a team are here.
+
+    They look again and again, as they seldom wait for longer than waking up would take; after a while they let others
+    run.
+
+    Parameters
+    ----------
+    arrivals : ndarray of shape (1,)
+        Counts them, from 0 on.
+    n_threads : int
+        The size of the team.
+    """
     if n_threads == 1:
         return
     here = atomic_add(arrivals, 0, 1) + 1

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sk_bnreg.borrowed import add_param_group, fused_adamw
 from sk_bnreg.engine.roles import ROLES
 from sk_bnreg.engine.stack import StackedMLP
 
@@ -152,9 +153,8 @@ class StackedSolver(torch.optim.Optimizer):
         self.load({name: torch.zeros_like(stack.theta.data) for name in self.moments}, members)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group as torch does, which would import its compiler for it, a second of a first fit."""
-        add = torch.optim.Optimizer.add_param_group
-        getattr(add, "__wrapped__", add)(self, param_group)
+        """Add a group as torch does, but faster."""
+        add_param_group(self, param_group)
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("stack", "coupled", "decoupled")}
@@ -200,7 +200,8 @@ class StackedSolver(torch.optim.Optimizer):
             update[:, columns].addcmul_(theta[:, columns], l2, value=-1)
         theta.addcmul_(update, rates)
 
-    # torch wraps a step without this mark, for hooks and its profiler, at the cost of a small network's layer
+    # Optimizer.__init__ wraps the step of each class, for hooks and its profiler, unless this says that it has done so.
+    # Neither is of use here, and a wrapped step takes as much longer as a layer of a small network
     step.hooked = True  # type: ignore[attr-defined]
 
     def clock(self) -> int:
@@ -295,21 +296,10 @@ class StackedAdam(StackedSolver):
         # gradient in their place, a rate of 1 and a decay of 1 (theta - 1 * theta = 0) nothing of the parameters is
         # left but the update itself, minus m / (sqrt v + eps), which `step` then multiplies by each member's rate
         state["step"] += 1
-        torch._fused_adamw_(
-            [grad],
-            [grad],
-            [state["exp_avg"]],
-            [state["exp_avg_sq"]],
-            [],
-            [state["step"]],
-            lr=1.0,
-            weight_decay=1.0,
-            beta1=group["beta_1"],
-            beta2=group["beta_2"],
-            eps=group["epsilon"],
-            amsgrad=False,
-            maximize=False,
-        )
+        fused_adamw(
+            grad, grad, state["exp_avg"], state["exp_avg_sq"], state["step"], lr=1.0, weight_decay=1.0,
+            beta_1=group["beta_1"], beta_2=group["beta_2"], epsilon=group["epsilon"],
+        )  # fmt: skip
         return grad
 
     @staticmethod

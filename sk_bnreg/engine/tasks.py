@@ -11,11 +11,12 @@ import torch
 from sklearn.exceptions import FitFailedWarning
 from skorch.callbacks import Callback
 
-from sk_bnreg.engine.compiled import CompiledRun, compilation_told, has_kernel
+from sk_bnreg.engine.compiled import CompiledRun, compilation_told, has_compiled_form, has_kernel
+from sk_bnreg.engine.functions import StackedLoss
 from sk_bnreg.engine.net import StackedNet
 from sk_bnreg.engine.rows import Rows, Table
 from sk_bnreg.engine.solvers import SOLVERS, Member
-from sk_bnreg.engine.stack import StackedLoss, StackedMLP
+from sk_bnreg.engine.stack import StackedMLP
 from sk_bnreg.engine.training import STEP_HOOKS, Run, TorchRun, train_nets
 
 
@@ -74,7 +75,8 @@ class Task:
     @property
     def compiled(self) -> bool:
         """Whether the compiled kernel can train it."""
-        return self.structure.device == "cpu" and has_kernel()
+        s = self.structure
+        return s.device == "cpu" and has_compiled_form(s.solver, s.batch_norm) and has_kernel()
 
     @property
     def alone(self) -> bool:

@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sk_bnreg.engine.dropout import Dropout
 from sk_bnreg.engine.net import StackedNet
 from sk_bnreg.engine.rows import Batch, Rows, StackData, Tables, batch_bounds
 from sk_bnreg.engine.solvers import decay_budgets, learning_rates
-from sk_bnreg.engine.stack import Dropout, TrainingPass
+from sk_bnreg.engine.training_pass import TrainingPass
 from sk_bnreg.engine.workers import Job, Workers
 
 TaskHook = Callable[[int, dict[int, float]], Iterable[int]]  # (epoch, mean loss by task) -> tasks to stop
@@ -100,7 +101,7 @@ class Run:
         self.rates = [self.schedules[m][epoch] for m in self.active]
         self.train_loss, self.valid_loss, self.monitor_loss = ([np.nan] * len(self.active) for _ in range(3))
         n_steps = min(len(rates) for rates in self.rates)
-        self.watchers = [callback for _, callback in self.net.callbacks_ if hasattr(callback, "choose_step")]
+        self.watchers = self.net.callbacks_with("choose_step")
         self.chosen = self.watchers[0].choose_step(n_steps) if self.watchers else -1
 
     def jobs(self) -> list[Job]:
@@ -127,12 +128,7 @@ class Run:
             if stops or epoch + 1 == len(self.schedules[m]):
                 self.stopped.add(m)
         self.keep(improved)
-        try:
-            net.notify("on_epoch_end", dataset_train=self.train, dataset_valid=None)
-        except KeyboardInterrupt:
-            # skorch's callbacks end a training so; without any it is the user's Ctrl-C
-            if len(net.callbacks_) == len(net._default_callbacks):
-                raise
+        if net.end_epoch(dataset_train=self.train, dataset_valid=None):
             self.stopped = set(self.active)
 
     def watches(self, m: int) -> bool:
@@ -255,9 +251,8 @@ class TorchRun(Run):
         net, dropout = self.net, None
         rates = [net.members[m].dropout for m in self.active]
         if any(rates):
-            units = [shape[0] for shape in net.module_.shapes["hidden_weights"]]
             seeds = [self.dropout_seeds[m] for m in self.active]
-            dropout = Dropout(rates, units, seeds, self.n_steps, net.module_.theta.data)
+            dropout = Dropout(rates, net.module_.hidden, seeds, self.n_steps, net.module_.theta.data)
         self.training_pass = TrainingPass(net.module_, net.criterion_, dropout)
 
     def _train_epoch(self, rates: NDArray[np.float64]) -> list[float]:

@@ -1,10 +1,10 @@
 """Threads that do the jobs of an epoch, outside the GIL."""
 
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,25 +81,22 @@ class Workers:
             return
         size = min([max(1, self.n_threads // len(jobs)), *(job.most_threads for job in jobs)])
         team = Team(size, self.threads.submit, self.stop)
-        queue = deque(sorted(jobs, key=lambda job: -job.size))
-        futures = [self.threads.submit(_work, queue, room, team) for room in self.rooms[: len(jobs)]]
-        waiting = set(futures)
+        queue, places = sorted(jobs, key=lambda job: -job.size), count()
+        waiting = {self.threads.submit(_work, queue, places, room, team) for room in self.rooms[: len(jobs)]}
         try:
             while waiting:
                 done, waiting = wait(waiting, 0.5, FIRST_EXCEPTION)  # without a limit Windows takes no Ctrl-C
                 for future in done:
                     future.result()
-        except BaseException:
-            self.stop[0] = 1
-            wait(futures)
-            raise
+        finally:
+            if waiting:  # an error or Ctrl-C: let nothing run on
+                self.stop[0] = 1
+                wait(waiting)
 
 
-def _work(queue: deque[Job], room: Room, team: Team) -> None:
-    """Do jobs until there are none."""
-    while not team.stop[0]:
-        try:
-            job = queue.popleft()
-        except IndexError:
+def _work(queue: Sequence[Job], places: "count[int]", room: Room, team: Team) -> None:
+    """Do jobs until there are none; all threads draw their places in the queue from one count."""
+    for place in places:
+        if place >= len(queue) or team.stop[0]:
             return
-        job.do(room, team)
+        queue[place].do(room, team)

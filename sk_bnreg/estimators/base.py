@@ -18,10 +18,10 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from skorch.callbacks import Callback
 
-from sk_bnreg.engine.roles import ROLES, l2_by_role
+from sk_bnreg.engine.functions import ACTIVATIONS
+from sk_bnreg.engine.roles import ROLES, l2_by_role, lacking_roles
 from sk_bnreg.engine.rows import Rows, batch_bounds, numeric_features
 from sk_bnreg.engine.solvers import L2_MODES, LEARNING_RATES, SOLVERS, Member, learning_rates
-from sk_bnreg.engine.stack import ACTIVATIONS
 from sk_bnreg.engine.tasks import DIVERGED, Structure, Task, train_tasks
 
 # with more rows than these early_stopping="auto" sets some aside
@@ -459,8 +459,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
     def _members(self, seeds, stopping, n_batches):
         strength = self.l2 if self.l2_budget is None else self._l2_for_budget(self.l2_budget, n_batches)
         l2 = l2_by_role(strength, self.l2_targets)
-        empty = set() if self._hidden_sizes() else {"hidden_weights", "gamma", "beta"}
-        empty |= set() if self.batch_norm else {"gamma", "beta"}
+        empty = lacking_roles(hidden=bool(self._hidden_sizes()), batch_norm=self.batch_norm)
         if any(l2.values()) and not any(strength for role, strength in l2.items() if role not in empty):
             warnings.warn(
                 f"L2 has nothing to penalise: l2={strength!r}, l2_targets={self.l2_targets!r} name only roles that "
@@ -507,7 +506,9 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
     @property
     def coefs_(self):
         """Weights of each layer of the first member: list of arrays of shape (n_in, n_out)."""
-        return [weight.T for weight in self._blocks("hidden_weights") + self._blocks("output_weights")]
+        check_is_fitted(self)
+        layers = self.net_.module_.layers(self.net_.module_.theta.data)
+        return [layer.weight[0].cpu().numpy().T for layer in layers]
 
     @property
     def intercepts_(self):

@@ -10,6 +10,7 @@ _QUANTITIES = {
     "effective_rate": "effective learning rate",
     "angle": "angle per step (radians)",
 }
+_DASHES = {"biases": ":", "gamma": "--", "beta": "-.", "embeddings": (0, (1, 3))}  # others are weights, solid
 
 
 class InvarianceDisplay(Display):
@@ -165,11 +166,9 @@ class NormTrajectoryDisplay(Display):
 
     def _draw(self, ax, ink):
         self.lines_ = {}
-        weights = dict.fromkeys(("hidden_weights", "output_weights"), "-")
-        dashes = {**weights, "biases": ":", "gamma": "--", "beta": "-.", "embeddings": (0, (1, 3))}
         for (layer, role), path in self.trajectory.groupby(["layer", "role"], sort=False):
             name = f"{role.replace('_', ' ')} {layer}" if self.quantity == "norm" else f"layer {layer}"
-            style = {"color": COLOURS[(layer - 1) % len(COLOURS)], "linestyle": dashes[role]}
+            style = {"color": COLOURS[(layer - 1) % len(COLOURS)], "linestyle": _DASHES.get(role, "-")}
             (self.lines_[name],) = ax.plot(path["epoch"], path[self.quantity], label=name, **style)
         self.equilibrium_ = None
         if self.quantity == "angle" and path["equilibrium_angle"].notna().any():

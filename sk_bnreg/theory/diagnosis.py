@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import exp, nan
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from sk_bnreg.engine.stack import StackedMLP
 from sk_bnreg.estimators.base import BaseBNMLP
-from sk_bnreg.theory.rotation import Block, block_order, block_values, is_normalised, layer_rows, trajectory
+from sk_bnreg.theory.rotation import Place, block_values, is_normalised, layer_rows, place_order, trajectory
 
 FACTOR = 3.0  # by which parameters are scaled
 INVARIANT = 0.01  # an output that changes by less than this share of its standard deviation stays as it is
@@ -61,7 +62,7 @@ class Diagnosis:
     layers: pd.DataFrame
     units: pd.DataFrame
     invariances: pd.DataFrame
-    evaded: frozenset[Block]
+    evaded: frozenset[Place]
     trajectory: pd.DataFrame | None
     threshold: float = INVARIANT
 
@@ -156,7 +157,7 @@ def _network_and_rows(estimator: Any, X: Any) -> tuple[Any, Tensor]:
 class _Rescaling(NamedTuple):
     """Parameters multiplied by powers of `FACTOR`, what that did to the outputs, and what theory says of it."""
 
-    powers: Mapping[Block, int]
+    powers: Mapping[Place, int]
     invariant: bool | None
     change: float
 
@@ -169,8 +170,7 @@ class _Rescaling(NamedTuple):
 def _rescalings(network: Any, x: Tensor) -> list[_Rescaling]:
     """Scale groups of parameters, each in a member of one stack, and compare outputs with batch statistics of `x`."""
     original = network.net_.module_
-    n_hidden = len(original.shapes["hidden_weights"])
-    known = list(_known_rescalings(n_hidden, original.batch_norm, original.activation in HOMOGENEOUS))
+    known = list(_known_rescalings(original))
     with torch.no_grad():
         stack = StackedMLP(**{**network.net_.get_params_for("module"), "n_members": 1 + len(known)})
         stack.theta.copy_(original.theta[:1])
@@ -184,25 +184,29 @@ def _rescalings(network: Any, x: Tensor) -> list[_Rescaling]:
     return [_Rescaling(*what, change) for what, change in zip(known, changes.tolist(), strict=True)]
 
 
-def _known_rescalings(
-    n_hidden: int, batch_norm: bool, homogeneous: bool
-) -> Iterator[tuple[dict[Block, int], bool | None]]:
-    """Yield groups of parameters to be scaled, and whether theory says that the function stays."""
-    output = (n_hidden + 1, "output_weights")
-    for layer in range(1, n_hidden + 1):
-        weights = (layer, "hidden_weights")
-        scale = dict.fromkeys([(layer, "gamma"), (layer, "beta")] if batch_norm else [weights, (layer, "biases")], 1)
-        yield {weights: 1}, batch_norm
-        if batch_norm:
-            yield {(layer, "gamma"): 1}, False if homogeneous else None
-        if batch_norm and layer < n_hidden:  # the next batch norm takes the scale out again
+def _known_rescalings(module: StackedMLP) -> Iterator[tuple[dict[Place, int], bool | None]]:
+    """Yield groups of parameters to be scaled, and whether theory says that the function stays.
+
+    A layer's activations are scaled by its weights and biases, where a normalisation follows by its scales and shifts.
+    """
+    homogeneous = module.activation in HOMOGENEOUS
+    normalised = module.normalisation is not None
+    free = module.normalisation is not None and module.normalisation.takes_scale_out
+    layers: list[dict[str, Place]] = [{} for _ in range(len(module.hidden) + 1)]
+    for block in module.parameter_blocks:
+        layers[block.layer - 1][block.kind] = (block.layer, block.role)
+    for layer, following in pairwise(layers):
+        scale = dict.fromkeys([layer["scale" if normalised else "weights"], layer["shift"]], 1)
+        yield {layer["weights"]: 1}, free
+        if normalised:
+            yield {layer["scale"]: 1}, False if homogeneous else None
+        if free and following is not layers[-1]:  # the next normalisation takes the scale out again
             yield scale, homogeneous or None
         else:
-            if batch_norm:
+            if normalised:
                 yield scale, False if homogeneous else None
-            following = output if layer == n_hidden else (layer + 1, "hidden_weights")
-            yield {**scale, following: -1}, homogeneous or None
-    yield {output: 1}, False
+            yield {**scale, following["weights"]: -1}, homogeneous or None
+    yield {layers[-1]["weights"]: 1}, False
 
 
 def _units(network: Any, x: Tensor) -> dict[int, dict[str, int]]:
@@ -212,19 +216,18 @@ def _units(network: Any, x: Tensor) -> dict[int, dict[str, int]]:
     with torch.no_grad():
         module.train(False)(x.to(module.theta)[None].expand(len(module.theta), -1, -1), hidden)
     counts = {}
-    for layer, after in enumerate(hidden, 1):
+    for layer, (after, parameters) in enumerate(zip(hidden, module.layers(module.theta.data)[:-1], strict=True), 1):
         counts[layer] = {"units": after.shape[1], "dead": int((after[0].std(dim=1) == 0).sum())}
-        if module.batch_norm:
-            gamma = module.blocks(module.theta.data)["gamma"][layer - 1]
-            counts[layer]["gamma_near_0"] = int((gamma[0].abs() < 0.01).sum())
+        if parameters.scale is not None:
+            counts[layer]["gamma_near_0"] = int((parameters.scale[0].abs() < 0.01).sum())
     return counts
 
 
 def _l2_sentences(
     network: Any,
-    layers: Mapping[Block, Mapping[str, float]],
+    layers: Mapping[Place, Mapping[str, float]],
     rescalings: Sequence[_Rescaling],
-    ways: Mapping[Block, Mapping[Block, float] | None],
+    ways: Mapping[Place, Mapping[Place, float] | None],
 ) -> list[str]:
     """Say of every group of penalised parameters whether L2 can limit the function through it.
 
@@ -238,19 +241,20 @@ def _l2_sentences(
         return [
             f"D = {budget:.2g}: decay alone would have shrunk a penalised parameter by {shrunk}. This L2 did nothing."
         ]
-    free: dict[tuple[bool, tuple[Block, ...]], list[Block]] = {}
+    free: dict[tuple[bool, tuple[Place, ...]], list[Place]] = {}
+    module = network.net_.module_
     for block, way in ways.items():
         if way is not None:
             into = tuple(other for other, power in way.items() if power > 0)
-            free.setdefault((is_normalised(network.net_.module_, block[1]), into), []).append(block)
-    sentences = []
+            free.setdefault((is_normalised(module, block), into), []).append(block)
+    sentences, norm = [], module.normalisation.name if module.normalisation else ""
     for (normalised, into), blocks in free.items():
         change = max(r.change for r in rescalings if r.change < INVARIANT and set(blocks) & set(r.powers))
         shown = f"x {FACTOR:g} changes the outputs by {change:.1g} of their standard deviation"
         if normalised and not into:
             rate = _learning_rate([layers[block] for block in blocks])
             sentences += [
-                f"L2 on {_words(blocks)} cannot change the best function here: batch norm takes their scale out again "
+                f"L2 on {_words(blocks)} cannot change the best function here: {norm} takes their scale out again "
                 f"({shown}). It sets their effective learning rate{rate}."
             ]
         elif into:
@@ -259,7 +263,7 @@ def _l2_sentences(
                 f"({shown})."
             ]
         else:
-            sentences += [f"L2 on {_words(blocks)} is evaded: the next batch norm takes the scale out again ({shown})."]
+            sentences += [f"L2 on {_words(blocks)} is evaded: the next {norm} takes the scale out again ({shown})."]
     held = [block for block, way in ways.items() if way is None]
     in_theory = [rescaling.powers for rescaling in rescalings if rescaling.invariant]
     by_eps = [block for block in held if _evasion(block, list(ways), in_theory) is not None]
@@ -278,8 +282,8 @@ def _l2_sentences(
 
 
 def _evasion(
-    block: Block, penalised: Sequence[Block], free: Sequence[Mapping[Block, float]]
-) -> Mapping[Block, float] | None:
+    block: Place, penalised: Sequence[Place], free: Sequence[Mapping[Place, float]]
+) -> Mapping[Place, float] | None:
     """Combine rescalings that leave the outputs as they are so that a block shrinks and nothing penalised grows.
 
     Return the powers that it gives every block, or None if there is none.
@@ -290,7 +294,7 @@ def _evasion(
             return powers
     if not any(block in powers for powers in usable):
         return None
-    blocks = sorted({other for powers in usable for other in powers}, key=block_order)
+    blocks = sorted({other for powers in usable for other in powers}, key=place_order)
     matrix = np.array([[powers.get(other, 0) for powers in usable] for other in blocks], float)
     may_not_grow = matrix[[other in penalised for other in blocks]]
     found = linprog(
@@ -335,7 +339,7 @@ def _range(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _words(blocks: Sequence[Block]) -> str:
+def _words(blocks: Sequence[Place]) -> str:
     """Name blocks: "gamma and beta of layers 1 and 2 and output weights"."""
     layers: dict[str, list[int]] = {}
     for layer, role in blocks:

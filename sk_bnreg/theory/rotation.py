@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from skorch.callbacks import Callback
 from torch import Tensor
 
-from sk_bnreg.engine.net import StackedNet
-from sk_bnreg.engine.roles import ROLES
+from sk_bnreg.engine.roles import HIDDEN_WEIGHTS, ROLES, Block
 from sk_bnreg.engine.stack import StackedMLP
 
-Block = tuple[int, str]  # the parameters of a role in a layer; layers count from 1
+Place = tuple[int, str]  # the layer and role of an engine's Block; layers count from 1
 
 
 class NormRecorder(Callback):
@@ -58,7 +57,7 @@ class NormRecorder(Callback):
         angles: NDArray[np.float64]
         slopes: NDArray[np.float64]
         unit_norms: NDArray[np.float64]
-        norms: dict[Block, NDArray[np.float64]]
+        norms: dict[Place, NDArray[np.float64]]
 
     def initialize(self) -> "NormRecorder":
         """Forget earlier trainings."""
@@ -67,10 +66,12 @@ class NormRecorder(Callback):
 
     def on_train_begin(self, net: Any, *args: Any, **kwargs: Any) -> None:
         """Learn where everything stands in the flat parameters."""
-        columns = torch.arange(net.module_.theta.shape[1])[None]
-        self.block_starts_ = {block: int(at.min()) for block, at in block_values(net.module_, columns).items()}
-        units = [at[0, :, 0].tolist() for at in net.module_.blocks(columns)["hidden_weights"]]
-        self.unit_starts_ = np.array([start for starts in units for start in starts], dtype=int)
+        module = net.module_
+        self.block_starts_ = {place: block.start for place, block in _places(module).items()}
+        weights = sorted(block for block in module.parameter_blocks if block.role in HIDDEN_WEIGHTS)
+        self.weight_columns_ = torch.cat([torch.arange(0), *(torch.arange(b.start, b.stop) for b in weights)])
+        n_inputs = [block.shape[1] for block in weights for _ in range(block.shape[0])]  # of every hidden unit
+        self.unit_starts_ = np.cumsum([0, *n_inputs])[:-1]
 
     def choose_step(self, n_steps: int) -> int:
         """Return the step of an epoch to look at."""
@@ -78,10 +79,10 @@ class NormRecorder(Callback):
 
     def on_chosen_step(self, net: Any, before: Tensor, grad: Tensor, after: Tensor, rates: NDArray[np.float64]) -> None:
         """Note the step's rate, angles and slopes."""
-        old, gradient = _hidden_weights(net, before), _hidden_weights(net, grad)
+        old, gradient = self._weights(before), self._weights(grad)
         square = self._of_units(old, old)
         self.slopes_ = np.sqrt(square * self._of_units(gradient, gradient))
-        change = _hidden_weights(net, after) - old
+        change = self._weights(after) - old
         size, along = self._of_units(change, change), self._of_units(old, change)
         self.angles_ = np.arctan2(np.sqrt(np.maximum(square * size - along**2, 0)), square + along)
         self.rates_ = rates
@@ -90,7 +91,7 @@ class NormRecorder(Callback):
         """Add the epoch."""
         theta = net.module_.theta.data
         theta = theta if len(theta) == len(net.active_) else theta[net.active_]  # torch's stack has those alone
-        weight, starts = _hidden_weights(net, theta), sorted(self.block_starts_.values())
+        weight, starts = self._weights(theta), sorted(self.block_starts_.values())
         squares = np.add.reduceat(theta.cpu().numpy() ** 2, starts, axis=1, dtype=np.float64)
 
         def of_all(part: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -113,13 +114,12 @@ class NormRecorder(Callback):
         """Return the dot product of each unit's weights in a and b, ``(M, H)``."""
         return np.add.reduceat(a * b, self.unit_starts_, axis=1, dtype=np.float64)
 
+    def _weights(self, flat: Tensor) -> NDArray[Any]:
+        """Return the hidden weights of ``(M, P)``, unit by unit."""
+        return flat[:, self.weight_columns_.to(flat.device)].cpu().numpy()
 
-def _hidden_weights(net: StackedNet, flat: Tensor) -> NDArray[Any]:
-    """Return the hidden weights of ``(M, P)``."""
-    return flat[:, net.module_.slices["hidden_weights"]].cpu().numpy()
 
-
-def layer_rows(network: Any) -> dict[Block, dict[str, float]]:
+def layer_rows(network: Any) -> dict[Place, dict[str, float]]:
     """Return the rows of `Diagnosis.layers`."""
     net, module = network.net_, network.net_.module_
     member, budgets = net.members[0], {report.role: report.budget for report in network.l2_report_}
@@ -128,7 +128,7 @@ def layer_rows(network: Any) -> dict[Block, dict[str, float]]:
     penalty = {block: member.l2[block[1]] * float(value.square().sum()) for block, value in values.items()}
     rows = {}
     for block, value in values.items():
-        layer, role = block
+        role = block[1]
         row = {
             "parameters": value.numel(),
             "norm": float(value.norm()),
@@ -137,16 +137,16 @@ def layer_rows(network: Any) -> dict[Block, dict[str, float]]:
             "budget": budgets[role],
             "share_of_penalty": penalty[block] / (sum(penalty.values()) or 1.0),
         }
-        rows[block] = row | (_rotation(network, layer, value, start) if is_normalised(module, role) else {})
+        rows[block] = row | (_rotation(network, block, value, start) if is_normalised(module, block) else {})
     return rows
 
 
-def is_normalised(module: StackedMLP, role: str) -> bool:
-    """Tell whether batch norm follows parameters of this role, so that their scale does not matter."""
-    return module.batch_norm and role == "hidden_weights"
+def is_normalised(module: StackedMLP, place: Place) -> bool:
+    """Tell whether a normalisation follows these parameters that takes their scale out again."""
+    return module.normalisation is not None and module.normalisation.takes_scale_out and place[1] in HIDDEN_WEIGHTS
 
 
-def _start(network: Any) -> dict[Block, Tensor]:
+def _start(network: Any) -> dict[Place, Tensor]:
     """Return the weights that the first member started from, drawn again; none after a warm start."""
     net = network.net_
     if net.records_[0].n_steps_before:
@@ -156,27 +156,27 @@ def _start(network: Any) -> dict[Block, Tensor]:
     return {block: value[0].double() for block, value in block_values(module, module.theta.data).items()}
 
 
-def _rotation(network: Any, layer: int, weight: Tensor, start: Mapping[Block, Tensor]) -> dict[str, float]:
+def _rotation(network: Any, place: Place, weight: Tensor, start: Mapping[Place, Tensor]) -> dict[str, float]:
     """Return what `Diagnosis.layers` has of weights that batch norm follows, medians over units."""
     norms = weight.norm(dim=1).numpy()
     power = network.net_.optimizer_.rate_power
     found = {"effective_rate": float(np.median(network.net_.members[0].learning_rate_init / norms**power))}
     if start:
-        at_start = start[layer, "hidden_weights"].norm(dim=1).numpy()
+        at_start = start[place].norm(dim=1).numpy()
         found["times_start"] = float(np.median((at_start / norms) ** power))
     recorder = _recorder(network)
     if recorder is None or not recorder.epochs_:
         return found
-    units = _units_of(network, layer)
+    units = _units_of(network, place[0])
     epochs = recorder.epochs_[: network.best_iter_]
     if start and len(recorder.epochs_) == network.n_iter_:
-        without = _norms_without_l2(network, recorder, units, at_start)
+        without = _norms_without_l2(network, recorder, place, at_start)
         found["times_without_l2"] = float(np.median((without / norms) ** power))
     half = epochs[len(epochs) // 2 :]
     angles = np.array([epoch.angles[0, units] for epoch in half])
     rates = np.array([epoch.rates[0] for epoch in half])
     found["angle"] = float(np.median(np.sqrt((angles**2).mean(axis=0))))
-    found["equilibrium_angle"] = float(np.sqrt((equilibrium_angle(network, rates) ** 2).mean()))
+    found["equilibrium_angle"] = float(np.sqrt((equilibrium_angle(network, rates, place[1]) ** 2).mean()))
     return found
 
 
@@ -187,11 +187,11 @@ def _recorder(network: Any) -> NormRecorder | None:
 
 def _units_of(network: Any, layer: int) -> slice:
     """Return where a hidden layer's units stand in the arrays of a `NormRecorder`."""
-    ends = np.cumsum([0] + [shape[0] for shape in network.net_.module_.shapes["hidden_weights"]])
+    ends = np.cumsum([0, *network.net_.module_.hidden])
     return slice(ends[layer - 1], ends[layer])
 
 
-def equilibrium_angle(network: Any, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+def equilibrium_angle(network: Any, rates: NDArray[np.float64], role: str = HIDDEN_WEIGHTS[0]) -> NDArray[np.float64]:
     """Return the angle in radians by which a step turns weights that batch norm follows, once decay balances growth.
 
     With m of the solver's first moment kept (momentum, Adam's beta_1) and a decay of d per step it is
@@ -204,13 +204,13 @@ def equilibrium_angle(network: Any, rates: NDArray[np.float64]) -> NDArray[np.fl
     """
     member, solver = network.net_.members[0], network.net_.optimizer_
     constants = solver.param_groups[0]
-    decay = rates * member.l2["hidden_weights"] * solver.decay_factor(member.l2_mode, constants)
+    decay = rates * member.l2[role] * solver.decay_factor(member.l2_mode, constants)
     kept = constants[solver.memory]
     return np.sqrt(2 * decay * (1 - kept) / (1 + kept))
 
 
 def _norms_without_l2(
-    network: Any, recorder: NormRecorder, units: slice, start: NDArray[np.float64]
+    network: Any, recorder: NormRecorder, place: Place, start: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Estimate the norms that the weights would have now, had they not decayed.
 
@@ -218,9 +218,10 @@ def _norms_without_l2(
     that falls as 1 / ||w||^p, so they add to s in proportion to s^(1 - p), and s^p grows by p times what they added
     where s was t, times t^(p - 1): with p = 1 (Adam) the norm does not matter, with p = 2 (SGD) gradients fall with it.
     """
+    units = _units_of(network, place[0])
     kept, power = network.best_iter_, network.net_.optimizer_.rate_power
     squares = np.square([start, *(epoch.unit_norms[0, units] for epoch in recorder.epochs_[:kept])])
-    budgets = [0.0] + [budget["hidden_weights"] for budget in network.net_.records_[0].budgets[:kept]]
+    budgets = [0.0] + [budget[place[1]] for budget in network.net_.records_[0].budgets[:kept]]
     square = squares[0]
     for before, after, decay in zip(squares[:-1], squares[1:], np.diff(budgets), strict=True):
         left = np.exp(-2 * decay)
@@ -238,18 +239,17 @@ def trajectory(network: Any) -> pd.DataFrame | None:
     epochs = recorder.epochs_
     number = np.arange(1, len(epochs) + 1)
     rates = np.array([epoch.rates[0] for epoch in epochs])
-    equilibrium = equilibrium_angle(network, rates)
     nothing = np.full(len(epochs), nan)
     paths = []
     for layer, role in epochs[0].norms:
         seen = [nothing] * 4
-        if is_normalised(network.net_.module_, role):
+        if is_normalised(network.net_.module_, (layer, role)):
             units = _units_of(network, layer)
             norms, angles = (
                 np.array([getattr(epoch, name)[0, units] for epoch in epochs]) for name in ("unit_norms", "angles")
             )
             effective = np.median(rates[:, None] / norms**network.net_.optimizer_.rate_power, axis=1)
-            seen = [rates, effective, np.median(angles, axis=1), equilibrium]
+            seen = [rates, effective, np.median(angles, axis=1), equilibrium_angle(network, rates, role)]
         norm = np.array([epoch.norms[layer, role][0] for epoch in epochs])
         paths.append([number, np.full(len(epochs), layer), np.full(len(epochs), role), norm, *seen])
     names = ("epoch", "layer", "role", "norm", "learning_rate", "effective_rate", "angle", "equilibrium_angle")
@@ -257,15 +257,17 @@ def trajectory(network: Any) -> pd.DataFrame | None:
     return pd.DataFrame(dict(zip(names, columns, strict=True))).dropna(subset="norm")
 
 
-def block_values(module: StackedMLP, flat: Tensor) -> dict[Block, Tensor]:
+def block_values(module: StackedMLP, flat: Tensor) -> dict[Place, Tensor]:
     """View ``(M, P)`` by layer and role, ``(M, *shape)`` each, from the first layer on."""
-    last = len(module.shapes["hidden_weights"]) + 1
-    views = {}
-    for role, parts in module.blocks(flat).items():
-        first = 1 + last - len(parts) if role in ("output_weights", "biases") else 1
-        views.update({(layer, role): part for layer, part in enumerate(parts, first)})
-    return {block: views[block] for block in sorted(views, key=block_order)}
+    views = module.views(flat)
+    return {place: views[block] for place, block in _places(module).items()}
 
 
-def block_order(block: Block) -> tuple[int, int]:
-    return block[0], ROLES.index(block[1])
+def _places(module: StackedMLP) -> dict[Place, Block]:
+    """Return all blocks by layer and role, from the first layer on."""
+    blocks = {(block.layer, block.role): block for block in module.parameter_blocks}
+    return {place: blocks[place] for place in sorted(blocks, key=place_order)}
+
+
+def place_order(place: Place) -> tuple[int, int]:
+    return place[0], ROLES.index(place[1])

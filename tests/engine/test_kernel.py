@@ -10,8 +10,8 @@ from scipy import sparse
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, fit_stack
 from sk_bnreg.engine.compiled import has_kernel
+from sk_bnreg.engine.functions import ACTIVATIONS
 from sk_bnreg.engine.roles import ROLES
-from sk_bnreg.engine.stack import ACTIVATIONS
 
 pytestmark = pytest.mark.skipif(not has_kernel(), reason="numba has no release yet for this Python or numpy")
 

@@ -8,8 +8,11 @@ import torch
 from sklearn.neural_network import MLPClassifier
 
 from sk_bnreg import BNMLPClassifier
+from sk_bnreg.engine.dropout import Dropout
+from sk_bnreg.engine.functions import ACTIVATIONS, StackedLoss
 from sk_bnreg.engine.rows import batch_bounds
-from sk_bnreg.engine.stack import ACTIVATIONS, Dropout, StackedLoss, StackedMLP, TrainingPass
+from sk_bnreg.engine.stack import StackedMLP
+from sk_bnreg.engine.training_pass import TrainingPass
 
 TORCH_ACTIVATIONS = {
     "identity": torch.nn.Identity,
@@ -184,7 +187,7 @@ def test_running_statistics_are_a_mean_of_ten_steps_and_then_move_by_a_tenth():
         training(x, target, None)
         z = torch.bmm(first_weight, x)
         means.append(z.mean(2))
-        variances.append(z.var(2, correction=0) + stack.batch_norm_eps)
+        variances.append(z.var(2, correction=0) + stack.normalisation.eps)
     for values, running in ((means, stack.running_mean), (variances, stack.running_var)):
         expected = torch.stack(values[:10]).mean(0)
         for value in values[10:]:

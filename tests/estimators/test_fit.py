@@ -15,6 +15,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_classification, make_regression
 from sklearn.exceptions import FitFailedWarning
+from skorch.callbacks import Callback, EpochTimer
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, fit_stack
 from sk_bnreg.engine.compiled import DIVISIBLE
@@ -322,6 +323,20 @@ def test_a_users_interrupt_is_not_a_callbacks_stop(classes):
 
     with pytest.raises(KeyboardInterrupt):
         fit_stack([BNMLPClassifier((8,))], *classes, on_epoch_end=interrupt)
+
+
+def test_an_interrupt_outside_a_users_callback_is_not_its_stop(classes, monkeypatch):
+    def interrupt(self, net, **kwargs):
+        raise KeyboardInterrupt
+
+    network = BNMLPClassifier((8,), max_iter=3, callbacks=[Callback()])
+    assert network.fit(*classes).n_iter_ == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochTimer, "on_epoch_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            network.fit(*classes)
+    monkeypatch.setattr(Callback, "on_epoch_end", interrupt)
+    assert network.fit(*classes).n_iter_ == 1
 
 
 def test_a_diverged_member_takes_no_other_with_it(classes):
