@@ -75,6 +75,7 @@ def fit_stack(
     n = len(estimators)
     if not n or not all(isinstance(estimator, BaseBNMLP) for estimator in estimators):
         raise ValueError(f"estimators must be one or more BNMLPClassifier or BNMLPRegressor, got {list(estimators)!r}.")
+    # a list of rows is a table too: its items have one dimension
     several = isinstance(X, list | tuple) and all(len(np.shape(table)) == 2 for table in X)
     if several and len(X) != n:
         raise ValueError(f"X must be one table or a list of one per estimator, got {len(X)} for {n} estimators.")

@@ -81,7 +81,7 @@ class Front:
 
     def __init__(self, estimator: Any, X: Any, y: Any, params: dict[str, Any]):
         network, path = network_in(estimator)
-        place = _Place(network)
+        place = _Place(network)  # so a step that trains a network of its own fits it, and only the last is left out
         self.estimator = clone(estimator).set_params(**{path: place}) if path else place
         self.estimator.fit(X, y, **params)
         self.fit: Fit = _end(self.estimator).fit_
@@ -135,7 +135,7 @@ def _with_network(estimator: Any, network: Any) -> Any:
     name, inner = _inside(estimator)
     if inner is None:
         return network
-    joined = copy.copy(estimator)
+    joined = copy.copy(estimator)  # the steps themselves are shared: they are fitted, and nothing changes them
     if isinstance(estimator, Pipeline):
         joined.steps = [*estimator.steps[:-1], (name, _with_network(inner, network))]
     else:

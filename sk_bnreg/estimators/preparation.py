@@ -83,6 +83,7 @@ def make_task(
         _learn_target(network, y[index], weight, classes, final=epochs is None)
     checked.learn_class_weights(y[index], weight)
 
+    # one seed per network first: what rows are set aside must not change the weights that a network starts from
     rng = check_random_state(network.random_state)
     seeds = rng.randint(np.iinfo(np.int32).max, size=network.n_ensemble)
     all_rows = checked.rows(table, index, y[index], weight)
@@ -95,6 +96,7 @@ def make_task(
         train, valid = map(list, zip(*map(all_rows.divide, drawn), strict=True))
     embedded = _embedded(network, table, index) if resumed is None else network.structure_.embedded
     structure = _structure(network, table, len(train[0].index), embedded)
+    # batch size and batches per epoch, the last two, may change with the rows
     if resumed is not None and (structure[:-2], len(seeds)) != (network.structure_[:-2], len(resumed.members)):
         raise ValueError(
             "warm_start and partial_fit go on with the network as it is: of its parameters only dropout, l2, "

@@ -142,6 +142,7 @@ class StackedSearch(BaseSearchCV):
         # a progress bar waits for the folds that racing spared, too
         for place in contexts.keys() - found.keys():
             contexts[place].call_on_fit_task_begin(estimator=self).call_on_fit_task_end(estimator=self)
+        # scikit-learn's order, whichever worker was the first: failures are told in it
         run = sorted(found)
         done = dict(zip(run, _with_error_scores([found[place] for place in run], self.error_score), strict=True))
         results, n_scored = [], []
@@ -166,6 +167,7 @@ class StackedSearch(BaseSearchCV):
             for (candidate, _), result in found.items():
                 totals[candidate] += self._objective(result["test_scores"])
             order = order[np.argsort(-totals[order], kind="stable")]
+            # in their own order again, so that a candidate's place never depends on the others' scores
             order = np.sort(order[: max(1, round(n_candidates / share))])
             yield [(candidate, split) for candidate in order.tolist() for split in splits]
 

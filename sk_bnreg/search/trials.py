@@ -29,6 +29,19 @@ def open_storage(storage: Any) -> Any:
     """Return a storage, given as None, a database's URL, a journal file's path or a storage of Optuna's.
 
     Databases get one that waits for a server that is away.
+
+    Parameters
+    ----------
+    storage : str, Path, BaseStorage or None
+
+    Returns
+    -------
+    BaseStorage or PatientStorage
+
+    Raises
+    ------
+    ValueError
+        If a database cannot be opened within ten seconds.
     """
     if storage is None:
         return InMemoryStorage()
@@ -95,9 +108,24 @@ class PatientStorage:
 def _persist(
     call: Callable[[], Any], patience: float, passes: Callable[[Exception], bool], refusal: str | None = None
 ) -> Any:
-    """Call again for so many seconds while the error is one that passes, then raise it, or refuse.
+    """Call again while the error is one that passes.
 
-    Without a `refusal`, that is in the middle of a study, it warns once of the waiting.
+    Parameters
+    ----------
+    call : callable
+        Without arguments.
+    patience : float
+        Seconds after which the error is raised.
+    passes : callable
+        Tells whether a later call may succeed.
+    refusal : str or None
+        Begins the ValueError that is raised instead. Without it, that is in the middle of a study, the waiting is
+        warned of once.
+
+    Returns
+    -------
+    object
+        What the call returns.
     """
     deadline, warned = time.monotonic() + patience, refusal is not None
     while True:
@@ -170,7 +198,18 @@ class TrialQueue:
             self._thread.join()
 
     def claim(self, limit: int) -> Iterator[FrozenTrial]:
-        """Take trials, one by one, in their order."""
+        """Take trials, one by one, in their order.
+
+        Parameters
+        ----------
+        limit : int
+            The most to take.
+
+        Yields
+        ------
+        optuna.trial.FrozenTrial
+            Without parameters, or with those that a worker that died had suggested.
+        """
         if self.shared:
             self._put_back_lost()
         for _ in range(limit):
@@ -185,7 +224,22 @@ class TrialQueue:
     def finish(
         self, trial: Trial, attrs: dict[str, Any], value: float | None = None, state: TrialState | None = None
     ) -> bool:
-        """Tell a trial's user attributes and end, unless another worker has taken it over; tell whether it was ours."""
+        """Tell a trial's user attributes and end, unless another worker has taken it over.
+
+        Parameters
+        ----------
+        trial : optuna.Trial
+        attrs : dict
+            User attributes.
+        value : float or None
+            Of a complete trial.
+        state : optuna.trial.TrialState or None
+
+        Returns
+        -------
+        bool
+            Whether it was this worker's to tell.
+        """
         self.held.discard(trial_id(trial))
         now = self.storage.get_trial(trial_id(trial))
         if now.state != TrialState.RUNNING or now.system_attrs.get(OWNER) != self.worker:
@@ -218,6 +272,7 @@ class TrialQueue:
                         return trial
             if self.n_trials is not None and self.storage.get_n_trials(self.study_id) >= self.n_trials:
                 return None
+            # one that waits, not one of our own: workers that add at the same time all find them, and count them alike
             self.study.add_trial(create_trial(state=TrialState.WAITING))
 
     def _beat(self) -> None:

@@ -191,6 +191,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         n_jobs = joblib.effective_n_jobs(self.n_jobs)
         in_memory = self.storage is None
         with tempfile.TemporaryDirectory() as folder:
+            # processes have no memory in common: for them a study "in memory" is a journal that ends with the fit
             shared = in_memory and n_jobs > 1
             study = self._open_study(f"{folder}/study.journal" if shared else self.storage, folds)
             seed = check_random_state(self.random_state).randint(2**31)
@@ -201,6 +202,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
                     worker.run(0)
                 else:
                     Parallel(n_jobs, pre_dispatch="all", batch_size=1)(delayed(worker.run)(i) for i in range(n_jobs))
+            # workers that end at the same moment may have added more trials than asked for
             if shared:
                 trials = study.get_trials()[: self.n_trials]
                 study = self._open_study(None, folds)
@@ -210,6 +212,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         return self._results(study, folds)
 
     def _check_space(self):
+        """Refuse a search that would never end, or that would tune what there is not."""
         if self.n_trials is None and self.timeout is None:
             raise ValueError("n_trials or timeout must be given, got None for both.")
         if not self.param_distributions or not all(
@@ -224,6 +227,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             raise ValueError(f"param_distributions names {sorted(unknown)}, which are no parameters of the estimator.")
 
     def _open_study(self, storage, folds):
+        """Return the study, a new one or that of the storage, which must be of the same rows and folds."""
         study = optuna.create_study(
             storage=open_storage(storage),
             study_name=self.study_name,
@@ -234,6 +238,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         )
         if study.direction.name != "MAXIMIZE":
             raise ValueError(f"The study {study.study_name!r} must maximize its score, as scikit-learn does.")
+        # scores of other rows would be told to the sampler as if they were comparable, and nobody would notice
         if not isinstance(storage_of(study)[0], InMemoryStorage):
             rows = joblib.hash([np.asarray(folds.X), np.asarray(folds.y), folds.splits])
             if study.user_attrs.get("rows_and_folds", rows) != rows:
@@ -245,6 +250,14 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         return study
 
     def _results(self, study, folds):
+        """Make `cv_results_` of what trials keep as user attributes, whichever worker told it.
+
+        Returns
+        -------
+        results : dict
+        first_scores : dict or float
+            A dict by score where there are several.
+        """
         n_splits = len(folds.splits)
         trials = [
             trial

@@ -22,7 +22,18 @@ BATCH_SIZE = 8  # trials
 
 
 def params_of(trial, space):
-    """Return a trial's parameters as the space has them: a storage may have made lists of tuples."""
+    """Return a trial's parameters as the space has them: a storage may have made lists of tuples.
+
+    Parameters
+    ----------
+    trial : optuna.trial.FrozenTrial
+    space : dict of str to optuna.distributions.BaseDistribution
+
+    Returns
+    -------
+    dict
+        For ``set_params``.
+    """
     return {
         name: distribution.to_external_repr(trial.distributions[name].to_internal_repr(trial.params[name]))
         for name, distribution in space.items()
@@ -98,7 +109,13 @@ class Worker:
                 yield _Asked(trial, params_of(frozen, self.search.param_distributions), set(frozen.intermediate_values))
 
     def _outcomes(self, batch):
-        """Return for each trial its folds' results and the epoch at which it was pruned, or the error."""
+        """Train a batch.
+
+        Returns
+        -------
+        list of (list of dict, int or None) or Exception
+            For each trial its folds' results and the epoch at which it was pruned, or the error.
+        """
         pruner = self.study.pruner
         by_fold = self.search.report == "fold" and not isinstance(pruner, NopPruner)
         run = self._run_by_fold if by_fold or isinstance(pruner, WilcoxonPruner) else self._run_by_epoch
@@ -123,7 +140,10 @@ class Worker:
         )
 
     def _run_by_epoch(self, batch):
-        """Train trials on all folds at once, each until the pruner has heard enough of its losses."""
+        """Train trials on all folds at once, each until the pruner has heard enough of its losses.
+
+        What is reported after an epoch is minus the loss on the test rows, mean over all folds of a trial.
+        """
         n_splits = len(self.folds.splits)
         losses = np.full((len(batch), n_splits), np.nan)
         stopped = [None] * len(batch)
@@ -133,7 +153,7 @@ class Worker:
                 losses[place] = losses[place] if np.isnan(loss) else loss  # a fold that stopped early keeps its last
             pruned = []
             for candidate in dict.fromkeys(candidate for candidate, _ in now):
-                mean = losses[candidate].mean()
+                mean = losses[candidate].mean()  # nan until every fold has been heard of
                 if not np.isnan(mean) and self._report(batch[candidate], -mean, epoch):
                     stopped[candidate] = epoch + 1
                     pruned += [(candidate, split) for split in range(n_splits)]
@@ -152,6 +172,7 @@ class Worker:
             for place, i in enumerate(list(left)):
                 results[i].append(found[place, split])
                 scores = [self._objective(result["test_scores"]) for result in results[i]]
+                # Wilcoxon's test pairs folds, the others compare levels
                 told = scores[-1] if isinstance(self.study.pruner, WilcoxonPruner) else float(np.mean(scores))
                 if split + 1 < n_splits and self._report(batch[i], told, split):
                     left.remove(i)
@@ -168,7 +189,7 @@ class Worker:
         return True
 
     def _objective(self, scores):
-        """Return the score to optimize."""
+        """Return the score to optimize, of a failed fit what stands for it."""
         if scores is None:
             return self.search.error_score
         if isinstance(scores, dict) and self.metric not in scores:
@@ -185,7 +206,7 @@ class Worker:
                 failure = failure if isinstance(outcome, self.search.catch) else outcome
             else:
                 ours = self._tell_scores(queue, asked, *outcome)
-            if not ours:
+            if not ours:  # another worker, which took it for lost, has told it or will
                 continue
             trial = storage_of(self.study)[0].get_trial(trial_id(asked.trial))
             if self.search.verbose:
@@ -221,6 +242,7 @@ class Worker:
         attrs[f"mean_test_{self.metric}"] = score
         if stopped_epoch is not None:
             attrs["stopped_epoch"] = stopped_epoch
+        # a pruned trial has scores too, but a sampler that learns from complete ones must not take them for its best
         pruned = stopped_epoch is not None or len(results) < len(self.folds.splits)
         state = TrialState.PRUNED if pruned else TrialState.FAIL if np.isnan(score) else TrialState.COMPLETE
         return queue.finish(asked.trial, attrs, score if state == TrialState.COMPLETE else None, state)
