@@ -13,7 +13,7 @@ import pytest
 from sklearn.datasets import load_diabetes
 
 from sk_bnreg.cli.runner import without_password
-from sk_bnreg.study.tables import read_table
+from sk_bnreg.study.tables import BUILT_IN, read_table
 
 COMMAND = [sys.executable, "-m", "sk_bnreg", "compare"]
 
@@ -176,6 +176,12 @@ def test_tables_are_read_for_what_they_are(mixed, tmp_path):
     ):
         pd.DataFrame({"x": range(60), "y": values}).to_csv(tmp_path / "t.csv", index=False)
         assert read_table(str(tmp_path / "t.csv")).task == task
+
+
+@pytest.mark.parametrize("command", ["compare", "tune"])
+def test_the_help_names_the_built_in_tables(command, call):
+    said = " ".join(call("--help", command=command).stdout.split())
+    assert f"A .csv or .parquet file, or {', '.join(BUILT_IN)}." in said
 
 
 def test_a_target_with_gaps_or_missing_is_refused(mixed):
