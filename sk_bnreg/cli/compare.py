@@ -15,7 +15,7 @@ from sk_bnreg.cli.runner import Rope, Runner, Scoring, TableName, Target, TaskNa
 if TYPE_CHECKING:
     from sk_bnreg.study.comparison import SchemeComparison, StudyPlan
 
-QUICK_ROWS = 2000
+QUICK_ROWS = 2000  # with which --quick takes under a minute; its help names them
 
 
 def compare(
@@ -54,6 +54,7 @@ def compare(
     weaker = " (--quick: fewer rows, folds and candidates, so a weaker verdict)" if quick else ""
     data = runner.read(table, target, task, max_rows=QUICK_ROWS if quick else None, seed=seed, note=weaker)
     runner.load_engine()
+    # a scheme's own name may hold blanks, so that only those around commas are dropped
     names = {None: DEFAULT_SCHEMES, "all": tuple(SCHEMES)}.get(schemes) or [s.strip() for s in str(schemes).split(",")]
     bar = Progress(
         TextColumn("network fits"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
@@ -61,6 +62,7 @@ def compare(
     )  # fmt: skip
     fits = bar.add_task("fits", total=None)
 
+    # the bar keeps the last line of a terminal, and starts when what stands above it has been said
     def begin(plan: "StudyPlan") -> None:
         runner.console.print(plan.summary())
         bar.start()
@@ -73,6 +75,7 @@ def compare(
             data.y,
             schemes=names,
             cv=folds,
+            # options that --quick changes have no default of their own: a number that was given stays
             n_repeats=repeats or (1 if quick else 2),
             n_seeds=seeds,
             scoring=scoring,
@@ -81,6 +84,7 @@ def compare(
             learning_rate=learning_rate,
             rope=rope,
             random_state=seed,
+            # folds are independent of each other, so they fill the cores better than the threads of one fit
             n_jobs=jobs or cpu_count(),
             out=out,
             on_plan=begin,
@@ -94,6 +98,7 @@ def _tell(runner: Runner, comparison: "SchemeComparison") -> None:
     say, out = runner.console.print, runner.out
     say(_as_rich_table(comparison))
     say(comparison.sentence())
+    # the interaction needs all four corners of batch norm x L2
     if {"plain", "l2", "bn", "bn+l2"} <= set(comparison.schemes):
         both = comparison.interaction()
         say(f"Interaction (bn+l2 - bn) - (l2 - plain): {both.mean:+.4f}, interval {both.low:+.4f} to {both.high:+.4f}.")
@@ -107,6 +112,7 @@ def _tell(runner: Runner, comparison: "SchemeComparison") -> None:
 
 
 def _as_rich_table(comparison: "SchemeComparison") -> Table:
+    """Return a row per scheme, narrow enough for 80 columns, the best in bold."""
     grid = Table(
         box=box.SIMPLE,
         pad_edge=False,

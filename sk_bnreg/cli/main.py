@@ -8,6 +8,7 @@ from sk_bnreg.cli.reproduce import reproduce
 from sk_bnreg.cli.survey import survey
 from sk_bnreg.cli.tune import tune
 
+# a traceback of Python's own is shorter than a pretty one, and help without markup keeps its brackets
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -21,11 +22,16 @@ for command in (compare, tune, survey, reproduce):
 
 
 def main() -> None:
-    """Run the command; a wrong argument is told in one sentence."""
+    """Run the command.
+
+    A wrong argument, a file that is not there or an extra that is not installed is told in
+    one sentence, with exit code 2, as typer does for options that it checks itself.
+    """
     try:
         app()
-    # a user's mistake, a file that is not there, an extra that is not installed; anything else is a bug of ours
+    # anything else is a bug of ours, and needs its traceback
     except (ValueError, OSError, ModuleNotFoundError) as error:
+        # the estimators need none of the extras, so only a command can find one missing
         remedy = ". pip install 'sk_bnreg[study,optuna]'" if isinstance(error, ModuleNotFoundError) else ""
         Console(stderr=True, style="red", markup=False, highlight=False).print(f"{error}{remedy}")
         raise SystemExit(2) from None

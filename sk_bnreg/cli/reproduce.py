@@ -23,22 +23,25 @@ def reproduce(
     say = runner.console.print
     runner.load_engine()
     findings: list[Finding] = []
+    # each is told as soon as it is measured: all of them take minutes
     for finding in run():
         if not findings or finding.claim != findings[-1].claim:
             say(f"\n{finding.key}  {finding.claim}\n    ({finding.source})")
         findings.append(finding)
         say(_line(finding))
+    # a figure without bounds is there to be read; it neither passes nor fails
     judged = [finding.passed for finding in findings if finding.passed is not None]
     say(
         f"\n{sum(judged)} of {len(judged)} judged figures are within their bounds; "
         f"{len(findings) - len(judged)} more are reported."
     )
     if out:
+        # docs/theory.py writes its page from the file; the two that are computed are for other readers
         found = [{**asdict(finding), "value": finding.value, "passed": finding.passed} for finding in findings]
         out.write_text(json.dumps(found, indent=1) + "\n")
         say(f"Saved {out}.")
     if not all(judged):
-        raise typer.Exit(1)
+        raise typer.Exit(1)  # so that a script notices
 
 
 def _line(finding: "Finding") -> str:

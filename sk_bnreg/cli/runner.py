@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # nothing heavier than typer and rich before a command has be
     from sk_bnreg.study.comparison import SchemeComparison
     from sk_bnreg.study.tables import TaskTable
 
+# options of several subcommands; typer reads their help from here, so it is the same in each
 TableName = Annotated[str, typer.Argument(help="A .csv or .parquet file, or breast_cancer, diabetes, digits, wine.")]
 Target = Annotated[str | None, typer.Option(help="Column to predict. [default: 'target', else the last]")]
 TaskName = Annotated[str | None, typer.Option(help="classification or regression. [default: from the target]")]
@@ -58,7 +59,30 @@ class Runner:
         seed: int = 0,
         note: str = "",
     ) -> "TaskTable":
-        """Read a table, draw `max_rows` of a larger one, and say what it is; `note` ends the line."""
+        """Read a table and say what it is.
+
+        Parameters
+        ----------
+        name : str
+            A file, or a built-in table.
+        target, task : str or None
+            As in `read_table`.
+        max_rows : int or None
+            Of a larger table so many rows are drawn.
+        seed : int
+            Of the draw.
+        note : str
+            The end of what is said.
+
+        Returns
+        -------
+        TaskTable
+
+        Raises
+        ------
+        ValueError
+            If there is no such table, target or task.
+        """
         from sk_bnreg.study.tables import read_table
 
         whole = read_table(name, target=target, task=task)
@@ -71,20 +95,31 @@ class Runner:
         return table
 
     def load_engine(self) -> None:
-        """Load the engine, or compile it, before each of several processes would."""
+        """Load the engine, or compile it, before each of several processes would.
+
+        The first use of an environment takes seconds; one line says so where it does.
+        """
         from sk_bnreg.engine.compiled import compilation_told, has_kernel
         from sk_bnreg.estimators.networks import BNMLPClassifier
 
         if has_kernel():
             network = BNMLPClassifier((1,), numeric_embedding=None, n_ensemble=1, early_stopping=False, max_iter=1)
+            # the smallest fit that there is; its dtype is the one that commands train in
             with compilation_told(self.console.print):
                 network.fit([[0.0], [1.0]], [0, 1])
 
     @contextmanager
     def stoppable(self, kept: str | Path | None) -> Iterator[None]:
-        """Let Ctrl-C end the command, and say where it goes on from: `kept`, or nowhere."""
+        """Let Ctrl-C end the command, and say where it goes on from.
+
+        Parameters
+        ----------
+        kept : str, path or None
+            Where what is finished is stored; None if it is lost.
+        """
         try:
             yield
+        # a long study is often stopped so: that is no error, and needs no traceback
         except KeyboardInterrupt:
             self.console.print(
                 f"\nStopped. What is finished is in {kept}; the same command goes on from there."
@@ -94,8 +129,14 @@ class Runner:
             raise typer.Exit(130) from None  # what a shell gives for SIGINT
 
     def report(self, comparison: "SchemeComparison") -> None:
-        """Write a comparison on the table as a page into the folder of the results."""
-        assert self.out is not None
+        """Write a comparison on the table as a page into the folder of the results.
+
+        Parameters
+        ----------
+        comparison : SchemeComparison
+            Its best estimator has been saved there as ``best_estimator.joblib``.
+        """
+        assert self.out is not None  # callers ask before
         comparison.report(
             self.out / "report.html",
             table=self.table.name,
@@ -107,7 +148,10 @@ class Runner:
 
 
 def command_line() -> str:
-    """Return the command as it was typed, without passwords."""
+    """Return the command as it was typed, for reports: a shell can take it back.
+
+    A storage's URL may hold a password, and reports are passed on: it is left out.
+    """
     return without_password(shlex.join(["sk-bnreg", *sys.argv[1:]]))
 
 

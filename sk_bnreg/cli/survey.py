@@ -25,6 +25,7 @@ def survey(
 
     runner = Runner(out)
     say = runner.console.print
+    # the number of schemes is the same at any learning rate
     n_tables, n_schemes, n_done = len(table_paths(folder)), len(survey_schemes(1.0)), 0
     say(
         f"{n_tables} tables of at most {rows:,} rows, {n_schemes} schemes x {candidates} candidates x 3 inner folds in "
@@ -32,6 +33,7 @@ def survey(
     )
     runner.load_engine()
 
+    # tables end in any order, so each is told with its place in the count
     def tell(name: str, outcome: str) -> None:
         nonlocal n_done
         n_done += 1

@@ -45,7 +45,9 @@ def tune(
     from sk_bnreg.study.tables import network_pipeline
 
     made_pruner = _pruner(pruner)
-    rope = default_rope(scoring) if rope is None else rope  # a score without one is told before hours of tuning
+    # a score that has no default rope is told now, and not by the report after hours of tuning
+    rope = default_rope(scoring) if rope is None else rope
+    # a line per trial says less than the progress bar
     logging.set_verbosity(logging.WARNING)
     runner = Runner(out)
     data = runner.read(table, target, task)
@@ -55,6 +57,7 @@ def tune(
         storage = storage or str(out / "study.journal")
     pipeline = network_pipeline(data.task)
     pipeline[-1].set_params(random_state=seed)
+    # every worker of a study must draw the same folds: from the seed alone, whichever machine it is on
     splitter = StratifiedKFold if data.task == "classification" else KFold
     search = StackedOptunaSearchCV(
         pipeline,
@@ -68,7 +71,7 @@ def tune(
         report=report,
         storage=storage,
         study_name=study or data.name,
-        load_if_exists=True,
+        load_if_exists=True,  # the same command goes on, here or from another machine
         heartbeat_interval=heartbeat,
         show_progress_bar=True,
         random_state=seed,
@@ -82,11 +85,12 @@ def tune(
 
 
 def _pruner(name: str) -> Any:
+    """Return Optuna's pruner of that name, as it comes but for the percentile."""
     from optuna import pruners
 
     kinds = {
         "none": pruners.NopPruner,
-        "percentile": lambda: pruners.PercentilePruner(15.0),
+        "percentile": lambda: pruners.PercentilePruner(15.0),  # benchmarks/tuning.py has what each loses and spares
         "median": pruners.MedianPruner,
         "halving": pruners.SuccessiveHalvingPruner,
         "hyperband": pruners.HyperbandPruner,

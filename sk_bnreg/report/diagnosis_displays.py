@@ -73,9 +73,11 @@ class InvarianceDisplay(Display):
         change = np.maximum(self.invariances["change"].to_numpy(), _FLOOR)
         said = self.invariances["invariant"].map({True: "invariant", False: "changes"}).fillna("not covered")
         self.threshold_ = ax.axvline(self.threshold, color=ink, linestyle="--", linewidth=1)
+        # a line to each point, as the eye does not find its row over so wide an axis
         ax.hlines(rows, change.min(), change, color=ink, alpha=0.15)
         self.points_ = {}
         for word, colour, marker in zip(("invariant", "changes", "not covered"), COLOURS, "osD", strict=False):
+            # shape and colour: either alone is lost on some reader
             of = (said == word).to_numpy()
             if of.any():
                 (self.points_[word],) = ax.plot(change[of], rows[of], marker, color=colour, label=f"theory: {word}")

@@ -23,7 +23,12 @@ def find_network(estimator):
 
 
 class Display:
-    """What displays share: `plot` leaves `ax_` and `figure_` beside the artists that `_draw` leaves."""
+    """What displays share.
+
+    A display's constructor takes computed numbers; ``from_...`` computes them and plots;
+    `plot` leaves `ax_` and `figure_` beside the artists that `_draw` leaves; `frame` gives
+    back what is plotted. `_draw` returns the height, in inches, that its rows need.
+    """
 
     width = 4.6  # inches: on a phone its text is still legible
 
@@ -45,8 +50,9 @@ class Display:
         self.ax_ = plt.subplots(figsize=(self.width, 3), layout="constrained")[1] if ax is None else ax
         self.figure_ = self.ax_.figure
         self.ax_.spines[["top", "right"]].set_visible(False)
+        # lines and greys are in the style's colour of text, so that a dark style stays legible
         height = self._draw(self.ax_, ink=mpl.rcParams["text.color"])
-        if ax is None:
+        if ax is None:  # a user's own figure keeps its size
             self.figure_.set_figheight(height)
         return self
 
@@ -142,10 +148,12 @@ class SchemeComparisonDisplay(Display):
         ax.axvline(0, color=ink, alpha=0.5, linewidth=1)
         single = self.differences[names.drop(self.against)].melt(var_name="scheme")
         places = names.get_indexer(single["scheme"])
+        # folds lie beneath their mean, or they would hide the interval
         (self.points_,) = ax.plot(single["value"], places + 0.25, "o", color=ink, alpha=0.4, markersize=3.5, mew=0)
         self.intervals_ = ax.hlines(rows, self.estimates["low"], self.estimates["high"], COLOURS[0], linewidth=2.5)
         (self.means_,) = ax.plot(self.estimates["difference"], rows, "o", color=COLOURS[0], markersize=7)
         beside = {"transform": ax.get_yaxis_transform(), "va": "center"}
+        # scores are numbers and not a second axis: schemes differ by far less than scores do from 0
         self.scores_ = [ax.text(1.03, i, f"{score:.4f}", **beside) for i, score in enumerate(self.estimates["score"])]
         ax.text(1.03, -0.9, "score", **beside)
         ax.set_yticks(rows, names)
@@ -241,12 +249,14 @@ class PosteriorDisplay(Display):
     def _draw(self, ax, ink):
         self.rope_ = ax.axvspan(-self.rope, self.rope, color=ink, alpha=0.12, linewidth=0)
         ax.axvline(0, color=ink, alpha=0.5, linewidth=1)
+        # the axis reaches well beyond the rope, however narrow the densities
         self.densities_, self.probabilities_, ends = [], [], [2.5 * self.rope]
         across = {"transform": ax.get_yaxis_transform(), "va": "center"}
         floors = range(len(self.posteriors))[::-1]
         names = self._names()
         for floor, name, (_, row) in zip(floors, names, self.posteriors.iterrows(), strict=True):
             z = np.linspace(-1, 1, 201) * stats.t.ppf(0.995, row["df"])
+            # the tails hold one per cent; scaled to the peak, as narrow ones would dwarf the others
             x, height = row["mean"] + z * row["scale"], stats.t.pdf(z, row["df"]) / stats.t.pdf(0, row["df"])
             ax.axhline(floor, color=ink, alpha=0.5, linewidth=0.8)
             ax.fill_between(x, floor, floor + 0.42 * height, color=COLOURS[0], alpha=0.25, linewidth=0)
@@ -259,7 +269,7 @@ class PosteriorDisplay(Display):
             )
             self.probabilities_.append([ax.text(at, floor + 0.52, word, ha=ha, **across) for at, ha, word in words])
             ends += [abs(x[0]), abs(x[-1])]
-        ax.set_xlim(-1.03 * max(ends), 1.03 * max(ends))
+        ax.set_xlim(-1.03 * max(ends), 1.03 * max(ends))  # 0 in the middle, under "same"
         ax.set_ylim(0, len(floors))
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
@@ -341,8 +351,10 @@ class L2PathDisplay(Display):
         """
         if comparison.tuning is None:
             raise ValueError("comparison.tuning must hold the scores of all candidates, got None.")
+        # l2 and budgets do not share an axis: a budget is l2 times the learning rates of all steps
         has_budget = comparison.tuning["budget"].notna()
         tuning = comparison.tuning[has_budget if strength == "budget" else ~has_budget]
+        # the best rate of each fold, as tuning chooses it there
         by = tuning.groupby(["scheme", strength, "repeat", "fold"], sort=False)["inner_score"]
         best = by.max().unstack(["repeat", "fold"])
         score = {"inner_score": best.mean(axis=1, skipna=False), "se": best.sem(axis=1, skipna=False)}
@@ -358,6 +370,7 @@ class L2PathDisplay(Display):
     def _draw(self, ax, ink):
         self.lines_, self.bands_, self.zeros_ = {}, {}, {}
         for name, path in self.paths.groupby("scheme", sort=False):
+            # a scheme without L2 has one level, whatever the axis
             if (path[self.strength] == 0).all():
                 dashes = ("--", ":", "-.")[(len(self.lines_) - len(self.bands_)) % 3]
                 level = path["inner_score"].iloc[0]
@@ -372,6 +385,7 @@ class L2PathDisplay(Display):
             self.bands_[name] = ax.fill_between(x, score - se, score + se, **band)
             if len(zero):
                 self.zeros_[name] = ax.errorbar(0, zero["inner_score"], zero["se"], **style)
+        # 0 has no place on a logarithmic axis, so the axis is linear below the smallest strength
         values = np.unique(self.paths[self.strength])
         ax.set_xscale("symlog", linthresh=values[values > 0].min(initial=1), linscale=0.5)
         if len(values) <= 8:
@@ -443,6 +457,7 @@ class LearningCurvesDisplay(Display):
                 raise ValueError(f"estimators must be or end in BNMLP networks, got {estimator!r} for {name!r}.")
             epoch = np.arange(1, network.n_iter_ + 1)
             curve = pd.DataFrame({"network": name, "epoch": epoch, "loss": network.loss_curve_})
+            # without early stopping there are none
             curve["validation_loss"] = network.validation_loss_curve_ or np.nan
             curves.append(curve.assign(kept=epoch == network.best_iter_))
         return cls(pd.concat(curves, ignore_index=True)).plot(ax)
@@ -460,9 +475,10 @@ class LearningCurvesDisplay(Display):
                 shown, losses = "validation_loss", curve["validation_loss"]
                 line = ax.plot(curve["epoch"], losses, "--", color=colour, label=f"{name}: validation")
                 (self.validation_lines_[name],) = line
+            # on the curve that decided which epoch is kept
             (self.kept_[name],) = ax.plot(kept["epoch"], kept[shown], _MARKERS[i % len(_MARKERS)], color=colour)
             self.kept_[name].set_label(f"{name}: weights kept")
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=0)  # a loss has a natural zero, and a cut axis would make noise of the end look large
         ax.set_xlabel("epoch")
         ax.set_ylabel("loss")
         self._legend(ax)

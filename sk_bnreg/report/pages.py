@@ -101,6 +101,7 @@ def write_survey(survey: TableSurvey, path, about):
         `command`, by which the survey was made.
     """
     tables, scores = survey.tables(), survey.scores()
+    # a classification's accuracy and a regression's R2 are different things: each task has answers of its own too
     by_task = {f"all {len(tables)} tables": survey.answers()}
     if tables["task"].nunique() > 1:
         counts = tables["task"].value_counts().items()
@@ -120,12 +121,21 @@ def write_survey(survey: TableSurvey, path, about):
 
 
 def _headline(answers):
-    """Return the verdicts without figures: clauses of a subject, a verdict and what it is given."""
+    """Return the verdicts without figures.
+
+    Returns
+    -------
+    list of (str, str, str)
+        Clauses: a subject, a verdict, and what it is given.
+    """
     return [(a.question.subject, a.contrast.verb, f"given {a.question.given}") for a in answers]
 
 
 def _best_headline(best, answers):
-    """Return clauses that count what the best scheme is to the others."""
+    """Return clauses that count what the best scheme is to the others.
+
+    "hurts" is not among the words: no scheme has a better mean than the best.
+    """
     counts = Counter(answer.contrast.verdict for answer in answers)
     words = {"helps": "better than", "redundant": "no different from", "undecided": "undecided against"}
     clauses = [("", words[name], f"{counts[name]} of {len(answers)} others") for name in words if counts[name]]
@@ -134,6 +144,7 @@ def _best_headline(best, answers):
 
 def _params(network):
     """Return the parameters of a network that were tuned or are not the defaults."""
+    # the tuned ones also where they happen to be the default: that is an answer too
     defaults = type(network)().get_params()
     return {name: value for name, value in network.get_params().items() if name in _TUNED or value != defaults[name]}
 
@@ -173,7 +184,10 @@ def _figures(displays):
 
 
 def _study_figures(study):
-    """Return Optuna's own figures of a study."""
+    """Return Optuna's own figures of a study, by name.
+
+    They are those that a user of Optuna knows; only their colours become the page's.
+    """
     import matplotlib as mpl
     from optuna.exceptions import ExperimentalWarning
     from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
@@ -192,11 +206,12 @@ def _recoloured(figure):
     """Give a figure that another library drew the page's background and colour of text."""
     from matplotlib.text import Text
 
-    figure.set_size_inches(8, 4)
+    figure.set_size_inches(8, 4)  # as wide as the page: names of parameters are long
     for text in figure.findobj(Text):
         text.set_color(_INK)
     for axes in figure.axes:
         axes.set_facecolor("none")
+        # the question stands beside the figure; Optuna has its title in the middle, the style on the left
         axes.set_title("")
         axes.set_title("", loc="left")
         if axes.get_legend():
@@ -208,7 +223,23 @@ def _recoloured(figure):
 
 
 def _svg(figure, name):
-    """Return a figure as SVG that stands in a page: its colour of text, its font, ids of its own, no style."""
+    """Return a figure as SVG that stands in a page.
+
+    It has the page's colour of text, light or dark, the page's font, ids of its own, and no
+    style that would leak into the page.
+
+    Parameters
+    ----------
+    figure : Figure
+        It is closed.
+    name : str
+        Unlike those of the page's other figures.
+
+    Returns
+    -------
+    Markup
+        From the attributes of the ``svg`` element on; the template has its beginning.
+    """
     from markupsafe import Markup
     from matplotlib import pyplot as plt
 
@@ -227,6 +258,7 @@ def _svg(figure, name):
 
 
 def _write_page(path, template, about, **context):
+    """Render a template; a name that it lacks is an error and not a gap in the page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     pages = Environment(
@@ -242,6 +274,7 @@ def _write_page(path, template, about, **context):
 
 
 def _signed(value):
+    # a hyphen is shorter than a plus, and columns of differences would not align
     return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
 
 

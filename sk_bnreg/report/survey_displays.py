@@ -86,6 +86,7 @@ class CriticalDifferenceDisplay(Display):
             "label_fmt_left": "{label} ({rank:.1f})",
             "label_fmt_right": "({rank:.1f}) {label}",
         }
+        # its bars come from the pairs' p-values, and not from one critical difference of mean ranks
         drawn = critical_difference_diagram(self.ranks, self.p_values, alpha=self.alpha, ax=ax, **styles)
         self.markers_, self.crossbars_, self.labels_ = drawn["markers"], drawn["crossbars"], drawn["labels"]
         ax.spines["top"].set_visible(True)
@@ -156,6 +157,7 @@ class SurveyDisplay(Display):
         return self.differences.copy()
 
     def _draw(self, ax, ink):
+        # the rope takes a third or so of the width: what matters most is on which side of it a table lies
         names, rows = self.differences.columns, np.arange(len(self.differences.columns))
         ax.set_xscale("symlog", linthresh=self.rope, linscale=1.5)
         self.rope_ = ax.axvspan(-self.rope, self.rope, color=ink, alpha=0.12, linewidth=0)
@@ -165,6 +167,7 @@ class SurveyDisplay(Display):
         self.points_.set_markersize(4.5)
         (self.medians_,) = ax.plot(self.medians[names], rows, "D", color=COLOURS[0], markersize=7)
         most = max(self.differences.abs().to_numpy().max(), 2 * self.rope)
+        # by itself the axis would have powers of ten alone, and none at the rope
         ticks = [tick for tick in (0, self.rope / 2, self.rope, 0.1, 1) if tick <= most]
         ax.set_xticks(sorted({*ticks, *(-tick for tick in ticks)}))
         ax.xaxis.set_major_formatter("{x:g}")

@@ -9,7 +9,17 @@ from scipy import stats
 
 
 class Judgement:
-    """A result with the probabilities of three regions, and the word that follows from them."""
+    """A result with the probabilities of three regions, and the word that follows from them.
+
+    A test's result is a dataclass that inherits from this one and has at least these fields.
+
+    Attributes
+    ----------
+    p_worse, p_equivalent, p_better : float
+        Probability that the difference is below -rope, within it, above it.
+    rope : float
+        Half-width of the region of practical equivalence, in units of the score.
+    """
 
     p_worse: float
     p_equivalent: float
@@ -19,6 +29,7 @@ class Judgement:
     @property
     def verdict(self) -> str:
         """ "redundant", "helps", "hurts" (each with a probability over 0.95) or "undecided"."""
+        # at most one of three that sum to 1 is over 0.95
         words = {"redundant": self.p_equivalent, "helps": self.p_better, "hurts": self.p_worse}
         word = max(words, key=lambda name: words[name])
         return word if words[word] > 0.95 else "undecided"
@@ -114,7 +125,7 @@ def contrast(differences: Sequence[float] | np.ndarray, *, test_ratio: float, ro
     (0.025, 0.0173, 0.0327, 'helps')
     """
     d = np.asarray(differences, dtype=float)
-    df = len(d) - 1
+    df = len(d) - 1  # folds that share rows are no fewer; the correlation is in the variance
     in_spreads = resolution(len(d), test_ratio)
     # equal differences leave no spread; a tiny one keeps the distribution defined
     half = max(in_spreads * float(d.std(ddof=1)), np.sqrt(np.finfo(float).tiny))
@@ -149,6 +160,11 @@ def resolution(n_folds: int, test_ratio: float) -> float:
     float
         In standard deviations of the fold differences.
 
+    Raises
+    ------
+    ValueError
+        If there are fewer than two folds, which have no spread.
+
     Examples
     --------
     >>> from sk_bnreg.stats.folds import resolution
@@ -157,6 +173,7 @@ def resolution(n_folds: int, test_ratio: float) -> float:
     """
     if n_folds < 2:
         raise ValueError(f"differences must come from at least 2 folds, got {n_folds}.")
+    # half the 95 % interval per standard deviation: with a mean of 0, the posterior of a rope that wide holds 0.95
     return float(stats.t.ppf(0.975, n_folds - 1) * np.sqrt(1 / n_folds + test_ratio))
 
 

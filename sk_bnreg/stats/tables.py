@@ -79,7 +79,7 @@ def signed_rank(differences: Sequence[float] | np.ndarray, *, rope: float, rando
     d = np.asarray(differences, dtype=float)
     if not len(d) or not np.isfinite(d).all():
         raise ValueError(f"differences must be finite numbers of at least 1 table, got {differences!r}.")
-    pairs = np.triu_indices(len(d))
+    pairs = np.triu_indices(len(d))  # each difference with itself too, as Hodges and Lehmann have it
     worse, equivalent, better = _bayesian_signed_rank(d, rope, random_state)
     median = float(np.median((d[pairs[0]] + d[pairs[1]]) / 2))
     return SignedRank(median, _wilcoxon(d), worse, equivalent, better, rope, len(d))
@@ -156,6 +156,7 @@ def ranking(scores: "pd.DataFrame") -> Ranking:
     # Friedman's correction for ties divides by zero where every table is one tie
     tied = (values == values[:, :1]).all()
     statistic, p_value = (0.0, 1.0) if tied else stats.friedmanchisquare(*values.T)
+    # each pair by its own differences: with mean ranks a pair's answer would depend on the other schemes
     upper = np.triu_indices(n_schemes, 1)
     p_values = np.ones((n_schemes, n_schemes))
     p_values[upper] = holm([_wilcoxon(values[:, i] - values[:, j]) for i, j in zip(*upper, strict=True)])
@@ -172,6 +173,7 @@ def _wilcoxon(differences: np.ndarray) -> float:
 def _bayesian_signed_rank(d: np.ndarray, rope: float, random_state: int | None) -> list[float]:
     """Return the probabilities of worse, equivalent and better."""
     rng = np.random.default_rng(random_state)
+    # the prior, half an observation of no difference, keeps few tables from a certain answer
     points = np.append(d, 0.0)
     sums = points[:, None] + points
     # a sum on the rope's edge counts half on either side
@@ -181,6 +183,7 @@ def _bayesian_signed_rank(d: np.ndarray, rope: float, random_state: int | None) 
         weights = rng.dirichlet(np.append(np.ones(len(d)), 0.5), 1000)
         worse, better = (((weights @ side) * weights).sum(axis=1) for side in (below, above))
         shares = np.stack([worse, 1 - worse - better, better])
+        # a draw counts for its likeliest region, divided where two are equal
         largest = shares == shares.max(axis=0)
         wins += (largest / largest.sum(axis=0)).sum(axis=1)
     return list(wins / N_DRAWS)

@@ -15,8 +15,9 @@ from sk_bnreg.study.comparison import SCHEMES, Question, SchemeComparison
 from sk_bnreg.study.study import BUDGETS, TunedL2, compare_schemes
 from sk_bnreg.study.tables import network_pipeline, read_table
 
-FIXED = ", fixed rate"
+FIXED = ", fixed rate"  # ends the names of schemes that keep the learning rate
 
+# in each, one thing differs between the two schemes; Holm's method pays for every question asked
 SURVEY_QUESTIONS = (
     Question("L2 on the weights", "batch norm", "bn+l2", "bn"),
     Question("L2 on the weights", "batch norm, at a fixed learning rate", "bn+l2" + FIXED, "bn" + FIXED),
@@ -46,10 +47,22 @@ SURVEY_QUESTIONS = (
 
 
 def survey_schemes(learning_rate_init: float) -> dict[str, dict[str, Any]]:
-    """Return the schemes of a survey; some keep this learning rate, in the others it is tuned.
+    """Return the schemes of a survey.
 
-    "bn+l2, a fifth" follows Ioffe & Szegedy 2015, section 4.2.1, who divided the L2 of
-    their network by 5 when it got batch norm.
+    Parameters
+    ----------
+    learning_rate_init : float
+        Of the schemes with a fixed rate; in the others it is tuned.
+
+    Returns
+    -------
+    dict of str to dict
+        Parameters of the network by name of the scheme.
+
+    References
+    ----------
+    Ioffe & Szegedy 2015, "Batch normalization", arXiv:1502.03167; in section 4.2.1 they
+    divide the L2 of their network by 5 when it gets batch norm: "bn+l2, a fifth".
     """
     names = ("plain", "l2", "bn", "bn+l2", "bn+l2+gamma+beta")
     hidden = {"batch_norm": True, "l2_targets": ("hidden_weights",)}
@@ -137,13 +150,33 @@ class Survey:
         return self.frame.pivot_table(index="table", columns="scheme", values="score", sort=False)[self.schemes]
 
     def comparison(self, table: str) -> SchemeComparison:
-        """Return the comparison on one table."""
+        """Return the comparison on one table.
+
+        Parameters
+        ----------
+        table : str
+
+        Returns
+        -------
+        SchemeComparison
+            Of scores alone: what the schemes are made of is not kept.
+        """
         frame = self.frame[self.frame["table"] == table]
         ratio = float((frame["n_test"] / frame["n_train"]).mean())
         return SchemeComparison(frame, {name: {} for name in self.schemes}, frame["metric"].iloc[0], self.rope, ratio)
 
     def answers(self, task: str | None = None) -> list[SurveyAnswer]:
-        """Return an answer to each of `SURVEY_QUESTIONS`, from all tables or those of one task."""
+        """Answer each of `SURVEY_QUESTIONS`.
+
+        Parameters
+        ----------
+        task : {"classification", "regression"} or None
+            None is all tables.
+
+        Returns
+        -------
+        list of SurveyAnswer
+        """
         tables = self.tables()
         names = tables.index if task is None else tables.index[tables["task"] == task]
         comparisons = [self.comparison(name) for name in names]
@@ -158,7 +191,10 @@ class Survey:
         return [SurveyAnswer(*answer, float(p)) for answer, p in zip(found, p_holm, strict=True)]
 
     def overall(self) -> list[SurveyAnswer]:
-        """Return the answers to the two questions that the survey exists for."""
+        """Return the answers to the two questions that the survey exists for.
+
+        Is L2 on the weights redundant beside batch norm, and L2 on gamma and beta beside both?
+        """
         by_schemes = {(answer.question.scheme, answer.question.against): answer for answer in self.answers()}
         return [by_schemes["bn+l2", "bn"], by_schemes["bn+l2+gamma+beta", "bn+l2"]]
 
@@ -180,7 +216,13 @@ class Survey:
         return ranking(self.scores())
 
     def save(self, path: str | Path) -> None:
-        """Write the survey as one parquet file."""
+        """Write the survey as one parquet file.
+
+        Parameters
+        ----------
+        path : path
+        """
+        # pandas writes attrs into the file's metadata; on a copy, as they belong to no frame of ours
         frame = self.frame.copy()
         frame.attrs = {"settings": self.settings, "skipped": self.skipped}
         frame.to_parquet(path, index=False)
@@ -242,6 +284,7 @@ def survey(
         "random_state": random_state,
     }
     jobs = (joblib.delayed(_compare_table)(path, Path(out) / path.stem, max_rows, settings) for path in paths)
+    # whole tables in parallel, each with its folds one after another: workers never wait for the last fold of a table
     found: dict[str, pd.DataFrame] = {}
     skipped: dict[str, str] = {}
     for name, outcome in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs):
@@ -255,12 +298,15 @@ def survey(
         raise ValueError(
             f"No table in {str(folder)!r} could be used: {skipped or 'there is no .csv or .parquet file'}."
         )
+    # what a reader needs to judge the survey and cannot see in its rows
     about = settings | {
         "max_rows": max_rows,
         "budgets": BUDGETS,
         "network": {name: str(value) for name, value in BNMLPClassifier().get_params().items()},
     }
+    # by name: tables end in any order
     result = Survey(pd.concat([found[name] for name in sorted(found)], ignore_index=True), about, skipped)
+    # the folders of the tables have all of it; one file is easier to pass on
     result.save(Path(out) / "survey.parquet")
     return result
 
@@ -278,6 +324,7 @@ def _compare_table(path: Path, out: Path, max_rows: int, settings: dict[str, Any
         pipeline = network_pipeline(table.task)
         schemes = survey_schemes(pipeline[-1].learning_rate_init)
         comparison = compare_schemes(pipeline, table.X, table.y, schemes=schemes, out=out, on_plan=None, **settings)
+    # one table that cannot be compared must not cost the others hours; the page names it and says why
     except ValueError as error:
         return path.stem, str(error)
     about: dict[str, Any] = {

@@ -20,7 +20,18 @@ TASKS = ("classification", "regression")
 
 
 class TaskTable(NamedTuple):
-    """Features, target and what to do with them."""
+    """Features, target and what to do with them.
+
+    Attributes
+    ----------
+    name : str
+        Of the file, or of the built-in table.
+    X : DataFrame
+    y : Series
+    task : {"classification", "regression"}
+    target : str
+        Name of the column that became `y`.
+    """
 
     name: str
     X: pd.DataFrame
@@ -29,7 +40,18 @@ class TaskTable(NamedTuple):
     target: str
 
     def sample(self, max_rows: int, random_state: int) -> "TaskTable":
-        """Return the table, or so many of its rows, drawn at random."""
+        """Return the table, or so many of its rows.
+
+        Parameters
+        ----------
+        max_rows : int
+        random_state : int
+            Of the draw, which is not stratified: a rare class may have fewer rows than folds.
+
+        Returns
+        -------
+        TaskTable
+        """
         if len(self.X) <= max_rows:
             return self
         X = self.X.sample(max_rows, random_state=random_state)
@@ -76,6 +98,7 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"There is no file {source!r}; give a .csv or .parquet file, or one of {sorted(BUILT_IN)}.")
+    # pandas sees by itself how a .csv.gz is packed
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if ".csv" in suffixes:
         frame = pd.read_csv(path)
@@ -89,17 +112,19 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
         raise ValueError(
             f"The table has no column {target!r} to predict; its columns are {list(map(str, frame.columns))}."
         )
+    # one column is what a file with other separators than commas looks like
     if len(frame.columns) < 2 or frame.empty:
         raise ValueError(
             f"The table needs rows and, separated by commas, columns beside the target; got {frame.shape}."
         )
-    frame = frame.reset_index(drop=True)
+    frame = frame.reset_index(drop=True)  # parquet keeps an index, which may have repeats
     y = frame.pop(target)
     if y.isna().any():
         raise ValueError(
             f"The target {target!r} is missing in {int(y.isna().sum())} of {len(y)} rows; drop or fill them."
         )
     if task is None:
+        # whole numbers are often names of classes; more than 20 of them are rather a count
         few_whole = pd.api.types.is_integer_dtype(y) and y.nunique() <= 20
         numeric = pd.api.types.is_numeric_dtype(y) and not pd.api.types.is_bool_dtype(y)
         task = "regression" if numeric and not few_whole else "classification"
@@ -107,7 +132,18 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
 
 
 def network_pipeline(task: str) -> Any:
-    """Return the default network for a task, one and not an ensemble, behind skrub's steps for mixed tables."""
+    """Return the default network for a task behind skrub's steps for mixed tables.
+
+    Parameters
+    ----------
+    task : {"classification", "regression"}
+
+    Returns
+    -------
+    Pipeline
+        It ends in one network and not an ensemble: schemes are compared by what they do to a
+        network, and a study trains hundreds.
+    """
     kind = BNMLPClassifier if task == "classification" else BNMLPRegressor
     pipeline = tabular_pipeline(kind(n_ensemble=1))
     # a category that a fold never saw is all zeros; with skrub's drop="if_binary" each one would warn

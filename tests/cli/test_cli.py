@@ -164,6 +164,17 @@ def test_survey_of_a_folder(mixed, call):
     assert set(pd.read_parquet(mixed / "out" / "survey.parquet")["table"]) == {"diabetes", "mixed"}
 
 
+def test_tune_of_one_scheme_saves_the_model_and_says_why_there_is_no_report(tmp_path, call):
+    few = ("wine", "--trials", 1, "--folds", 2, "--space", "regularization", "--out", tmp_path)
+    done = call(*few, command="tune")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert re.search("no report: it would compare schemes, and the study has complete trials of '[^']+' alone", said)
+    assert "To look around in the study: optuna-dashboard" in said
+    assert {path.name for path in tmp_path.iterdir()} >= {"best_estimator.joblib", "study.journal"}
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_tables_are_read_for_what_they_are(mixed, tmp_path):
     table = read_table(str(mixed / "mixed.parquet"))
     assert (table.target, table.task, table.X.shape) == ("target", "classification", (240, 4))
