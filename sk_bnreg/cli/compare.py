@@ -100,7 +100,7 @@ def _tell(runner: Runner, comparison: "SchemeComparison") -> None:
     say(_as_rich_table(comparison))
     say(comparison.sentence())
     # the interaction needs all four corners of batch norm x L2
-    if {"plain", "l2", "bn", "bn+l2"} <= set(comparison.schemes):
+    if comparison.has_interaction:
         both = comparison.interaction()
         say(f"Interaction (bn+l2 - bn) - (l2 - plain): {both.mean:+.4f}, interval {both.low:+.4f} to {both.high:+.4f}.")
     say(f"{comparison.n_fits:,} network fits stand behind these scores.")

@@ -82,7 +82,7 @@ def write_report(comparison: Comparison, path, about):
         figures=figures,
         folds=folds_in_words(comparison.frame),
         headline=_best_headline(comparison.best_scheme, answers) if best_against else _headline(answers),
-        interaction=comparison.interaction() if {"plain", "l2", "bn", "bn+l2"} <= set(comparison.schemes) else None,
+        interaction=comparison.interaction() if comparison.has_interaction else None,
         params={} if network is None else _params(network),
         plan=comparison.plan,
         scores=comparison.table(),

@@ -70,8 +70,7 @@ class Answer:
     def summary(self) -> str:
         """Return the answer as a clause with its figures."""
         c, (subject, given, *_) = self.contrast, self.question
-        verb = c.verdict if c.verdict in ("helps", "hurts") else f"is {c.verdict}"
-        return f"{subject} {verb} given {given} ({c.mean:+.4f}, 95 % interval {c.low:+.4f} to {c.high:+.4f})"
+        return f"{subject} {c.verb} given {given} ({c.mean:+.4f}, 95 % interval {c.low:+.4f} to {c.high:+.4f})"
 
 
 @dataclass(frozen=True)
@@ -368,9 +367,14 @@ class SchemeComparison:
         """
         return self._judge(self.differences(scheme, against))
 
+    @property
+    def has_interaction(self) -> bool:
+        """Whether the four schemes are there that an `interaction` needs."""
+        return {"plain", "l2", "bn", "bn+l2"} <= set(self.schemes)
+
     def interaction(self) -> Contrast:
         """Return the contrast (bn+l2 - bn) - (l2 - plain): does L2 do more, or less, beside batch norm?"""
-        if not {"plain", "l2", "bn", "bn+l2"} <= set(self.schemes):
+        if not self.has_interaction:
             raise ValueError(
                 f"The interaction needs the schemes 'plain', 'l2', 'bn' and 'bn+l2'; there are {list(self.schemes)}."
             )

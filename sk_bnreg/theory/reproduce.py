@@ -132,7 +132,15 @@ class _HiddenRates(Callback):
 
 
 def _made_up(seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return 1,024 rows of 20 features and a target that is not linear in three of them."""
+    """Return 1,024 rows of 20 features and a target that is not linear in three of them.
+
+    Its noise keeps gradients from vanishing: without them no equilibrium of growth and decay is reached.
+
+    Returns
+    -------
+    X : ndarray of shape (1024, 20)
+    y : ndarray of shape (1024,)
+    """
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((1024, 20))
     return X, np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2] + 0.5 * rng.standard_normal(1024)
@@ -151,7 +159,20 @@ def _largest_differences(a: torch.Tensor, b: torch.Tensor) -> tuple[float, ...]:
 
 
 def exponential_rates(n_steps: int = 208) -> Iterator[Finding]:
-    """R1: SGD with weight decay and a constant rate is SGD without, at an exponentially growing rate."""
+    """R1: SGD with weight decay and a constant rate is SGD without, at an exponentially growing rate.
+
+    Both trainings start at the same weights and see the same batches. With momentum they are the same only if the
+    momentum buffer, too, starts where decay would have brought it: that is what `start` writes.
+
+    Parameters
+    ----------
+    n_steps : int
+        A multiple of 16, the batches of an epoch. Rounding grows with the steps, and so does the bound of 1e-11.
+
+    Yields
+    ------
+    Finding
+    """
     source = "Li & Arora 2020, An exponential learning rate schedule for deep learning, ICLR"
     claim = "Weight decay on weights that batch norm follows is the same as a learning rate that grows exponentially."
     lr, momentum, l2 = 0.05, 0.9, 1e-2
@@ -188,7 +209,7 @@ def _growth(lr: float, momentum: float, l2: float) -> float:
 
 
 class _Layer(NamedTuple):
-    """What was seen of a layer's weights in equilibrium, per member and unit; `n_inputs` is theirs."""
+    """What was seen of a layer's weights in equilibrium, arrays of shape (n_members, n_units); `n_inputs` is theirs."""
 
     n_inputs: int
     angle: NDArray[np.float64]  # root mean square
@@ -198,7 +219,19 @@ class _Layer(NamedTuple):
 
 
 def _at_equilibrium(**params: Any) -> tuple[Any, list[_Layer]]:
-    """Train 20 seeds for 6,000 steps; return the network and what the second half showed of each hidden layer."""
+    """Train 20 seeds for 6,000 steps; return the network and what the second half showed of each hidden layer.
+
+    Parameters
+    ----------
+    **params : dict
+        Of the network: solver, learning rate, l2 and its mode.
+
+    Returns
+    -------
+    network : BNMLPRegressor
+        With an ensemble of 20.
+    layers : list of _Layer
+    """
     X, y = _made_up()
     network = BNMLPRegressor(
         (32, 32), **_CONSTANT | params | {"batch_size": 64, "n_ensemble": N_SEEDS}, l2_targets="hidden_weights",
@@ -223,12 +256,19 @@ def _at_equilibrium(**params: Any) -> tuple[Any, list[_Layer]]:
 
 
 def _medians(ratios: NDArray[np.float64]) -> tuple[float, ...]:
-    """Return each seed's median over units, among which dead ones are outliers."""
+    """Return each seed's median over units ``(n_members, n_units)``, among which dead ones are outliers."""
     return tuple(np.median(ratios, axis=1).tolist())
 
 
 def equilibrium_of_sgd() -> Iterator[Finding]:
-    """R2: SGD with momentum turns weights by an angle that learning rate and decay set."""
+    """R2: SGD with momentum turns weights by an angle that learning rate and decay set.
+
+    Angles are judged; norms, whose prediction takes the measured size of the gradient, are reported.
+
+    Yields
+    ------
+    Finding
+    """
     source = "Wan et al. 2021, Spherical motion dynamics, NeurIPS; Kosson et al. 2024, Rotational equilibrium, ICML"
     turns = "In equilibrium a step of SGD turns weights that batch norm follows by sqrt(2 lr l2 / (1 + momentum))."
     grows = "Then ||w||^4 = lr E||g||^2 ||w||^2 / (2 l2 (1 - momentum)), g their gradient."
@@ -246,7 +286,12 @@ def equilibrium_of_sgd() -> Iterator[Finding]:
 
 
 def equilibrium_of_adamw() -> Iterator[Finding]:
-    """R3: AdamW turns weights by an angle that learning rate and decay set."""
+    """R3: AdamW turns weights by an angle that learning rate and decay set.
+
+    Yields
+    ------
+    Finding
+    """
     source = "Kosson et al. 2024, Rotational equilibrium, ICML"
     turns = "In equilibrium a step of AdamW turns them by sqrt(2 lr l2 (1 - beta_1) / (1 + beta_1))."
     grows = "Then their root mean square is sqrt(lr / (2 l2)), whatever the gradient."
@@ -264,7 +309,15 @@ def equilibrium_of_adamw() -> Iterator[Finding]:
 
 
 def equilibrium_of_adam() -> Iterator[Finding]:
-    """R4: with Adam and L2 in the loss the angle depends on the gradient, so units turn at different rates."""
+    """R4: with Adam and L2 in the loss the angle depends on the gradient, so units turn at different rates.
+
+    Adam divides the penalty's gradient, too, by the size of a unit's gradients; so how much a unit decays, and where
+    its norm comes to rest, is the unit's own.
+
+    Yields
+    ------
+    Finding
+    """
     source = "derived here; that it depends on the gradient's size: Kosson et al. 2024"
     claim = "With Adam and L2 in the loss ||w||^3 = lr sqrt(d) s / (2 l2), d inputs, s that of ||w|| ||g||."
     lr, l2 = 3e-3, 1e-2
@@ -285,7 +338,14 @@ def equilibrium_of_adam() -> Iterator[Finding]:
 
 
 def invariances() -> Iterator[Finding]:
-    """R5: which rescalings leave a fitted network's function as it is, and which L2 they evade."""
+    """R5: which rescalings leave a fitted network's function as it is, and which L2 they evade.
+
+    The networks are fitted and then scaled by `diagnose`, so that it is the package's own layers that are judged.
+
+    Yields
+    ------
+    Finding
+    """
     source = "van Laarhoven 2017, arXiv:1706.05350; extended to gamma, beta and the output layer here"
     X, y = load_digits(return_X_y=True)
     X = StandardScaler().fit_transform(X)
@@ -317,7 +377,14 @@ def invariances() -> Iterator[Finding]:
 
 
 def tuned_weight_decays() -> Iterator[Finding]:
-    """R6: tuning chose no weight decay more often with batch norm, and never enough to matter."""
+    """R6: tuning chose no weight decay more often with batch norm, and never enough to matter.
+
+    The tuned values are the authors', from their repository: ``rtdl.csv`` has a row per data set and model.
+
+    Yields
+    ------
+    Finding
+    """
     source = "Gorishniy et al. 2021, Revisiting deep learning models for tabular data, NeurIPS: its repository"
     with (files("sk_bnreg.theory") / "rtdl.csv").open() as file:
         tuned = pd.read_csv(file)
@@ -336,7 +403,15 @@ def tuned_weight_decays() -> Iterator[Finding]:
 
 
 def rate_and_decay() -> Iterator[Finding]:
-    """R7: with SGD a learning rate and a decay can be traded for each other exactly; their product is what counts."""
+    """R7: with SGD a learning rate and a decay can be traded for each other exactly; their product is what counts.
+
+    The exact half is a training of 208 steps from weights c times as large, at c^2 times the rate; the other half is
+    a grid of AdamW's fits in equilibrium, where the score's spread over either axis is reported.
+
+    Yields
+    ------
+    Finding
+    """
     claim = "(lr, l2, w) and (c^2 lr, l2 / c^2, c w) of the hidden weights are the same training."
     X, y = _made_up()
     common = {
@@ -384,7 +459,20 @@ def rate_decay_grid(n_seeds: int = 5) -> pd.DataFrame:
 
 
 def retuned_rate(n_seeds: int = 4) -> Iterator[Finding]:
-    """R8: does the gap from dropping L2 close when the learning rate is tuned again?"""
+    """R8: does the gap from dropping L2 close when the learning rate is tuned again?
+
+    Learning rate and budget are tuned by an inner search of each of ten outer folds, so that no test row chooses
+    anything; the three arms are then fitted from the same seeds.
+
+    Parameters
+    ----------
+    n_seeds : int
+        Networks per arm and fold, whose losses are averaged.
+
+    Yields
+    ------
+    Finding
+    """
     source = "Wu 2019, L2 regularization and batch norm, Jane Street's blog, read in summaries: it does, on CIFAR-10"
     claim = "On the digits: what L2 on the hidden weights gains, a learning rate tuned without it gains as well."
     X, y = load_digits(return_X_y=True)

@@ -67,8 +67,10 @@ def estimator(loss, **params):
 
 
 LOSSES = ("binary", "multiclass", "multilabel", "squared", "several targets")
-EMBEDDED = {"numeric_embedding": "periodic", "dropout": 0.3, "early_stopping": True, "n_iter_no_change": 2, "n_ensemble": 3,
-        "max_iter": 8}  # fmt: skip
+EMBEDDED = {
+    "numeric_embedding": "periodic", "dropout": 0.3, "early_stopping": True, "n_iter_no_change": 2, "n_ensemble": 3,
+    "max_iter": 8,
+}  # fmt: skip
 
 # What both engines train: parameters, and the losses, forms of rows and weights that each goes with.
 PROBLEMS = {
