@@ -138,9 +138,9 @@ def evaluate(
     """
     if places is None:
         places = [(candidate, split) for candidate in range(len(candidates)) for split in range(len(folds.splits))]
-    units = _units(estimator, candidates, list(places), contexts or {})
+    entries = _entries(estimator, candidates, list(places), contexts or {})
     work = _Work(folds, scoring, {} if fronts is None else fronts, fronts is not None, on_epoch_end, here)
-    parts = _parts(units, 1 if here else joblib.effective_n_jobs(n_jobs), by_candidate=here)
+    parts = _parts(entries, 1 if here else joblib.effective_n_jobs(n_jobs), by_candidate=here)
     found: dict[Place, Result] = {}
     failure = None
     for trial in range(1, ATTEMPTS + 1):
@@ -189,7 +189,7 @@ def candidate_of(estimator: Any, params: Mapping[str, Any]) -> Any:
     return clone(estimator).set_params(**clone(params, safe=False))
 
 
-class _Unit(NamedTuple):
+class _Entry(NamedTuple):
     """One candidate on one fold: a row of the table of who is who.
 
     Attributes
@@ -200,7 +200,7 @@ class _Unit(NamedTuple):
     network : BNMLPClassifier, BNMLPRegressor or None
         The one at its end; None if the estimator has to be fitted by itself.
     front : tuple
-        The fold and the parameters of the steps before the network: units with the same front share it.
+        The fold and the parameters of the steps before the network: entries with the same front share it.
     context : callback context or None
     """
 
@@ -211,9 +211,9 @@ class _Unit(NamedTuple):
     context: Any
 
 
-def _units(
+def _entries(
     estimator: Any, candidates: Sequence[Mapping[str, Any]], places: Sequence[Place], contexts: Mapping[Place, Any]
-) -> list[_Unit]:
+) -> list[_Entry]:
     """Return the table of who is who, a row per place; a candidate's estimator is made once for all of its folds."""
     made = {}
     for number in dict.fromkeys(candidate for candidate, _ in places):
@@ -229,34 +229,34 @@ def _units(
         )
         made[number] = candidate, None if alone else network, before
     return [
-        _Unit(place, made[place[0]][0], made[place[0]][1], (place[1], made[place[0]][2]), contexts.get(place))
+        _Entry(place, made[place[0]][0], made[place[0]][1], (place[1], made[place[0]][2]), contexts.get(place))
         for place in places
     ]
 
 
-def _parts(units: Sequence[_Unit], n_jobs: int, by_candidate: bool) -> list[list[_Unit]]:
-    """Divide units into parts, a job each: about `AT_ONCE` networks, and as many parts for every worker.
+def _parts(entries: Sequence[_Entry], n_jobs: int, by_candidate: bool) -> list[list[_Entry]]:
+    """Divide entries into parts, a job each: about `AT_ONCE` networks, and as many parts for every worker.
 
     By fold, so that few fronts are needed at a time; or by candidate, each with all of its folds.
     """
-    together = [unit for unit in units if unit.network is not None]
-    together.sort(key=lambda unit: unit.place[0 if by_candidate else 1])
-    alone = [[unit] for unit in units if unit.network is None]
+    together = [entry for entry in entries if entry.network is not None]
+    together.sort(key=lambda entry: entry.place[0 if by_candidate else 1])
+    alone = [[entry] for entry in entries if entry.network is None]
     if not together:
         return alone
-    bundles = [[unit] for unit in together]
+    bundles = [[entry] for entry in together]
     if by_candidate:
-        bundles = [list(own) for _, own in groupby(together, key=lambda unit: unit.place[0])]
+        bundles = [list(own) for _, own in groupby(together, key=lambda entry: entry.place[0])]
     # memory goes with networks, and an ensemble has several
-    n_networks = sum(unit.network.n_ensemble for unit in together)
+    n_networks = sum(entry.network.n_ensemble for entry in together)
     at_once = max(1, AT_ONCE * len(bundles) // n_networks) * n_jobs
     n_parts = min(len(bundles), -(-len(bundles) // at_once) * n_jobs)
     ends = np.linspace(0, len(bundles), n_parts + 1).astype(int)
-    return [[unit for bundle in bundles[i:j] for unit in bundle] for i, j in pairwise(ends)] + alone
+    return [[entry for bundle in bundles[i:j] for entry in bundle] for i, j in pairwise(ends)] + alone
 
 
 class _FittedFront:
-    """A fold with the steps before the network fitted, for all units that share them.
+    """A fold with the steps before the network fitted, for all entries that share them.
 
     Attributes
     ----------
@@ -267,19 +267,19 @@ class _FittedFront:
         X, y and the scorer's parameters; `train` is () where no training score is wanted.
     seconds : float
         Of fitting.
-    n_units : int
+    n_sharing : int
         Those that share it, each of which is told a part of these seconds.
     """
 
-    def __init__(self, unit: _Unit, folds: Folds, scoring: Scoring, n_units: int):
-        train, test = folds.splits[unit.place[1]]
+    def __init__(self, entry: _Entry, folds: Folds, scoring: Scoring, n_sharing: int):
+        train, test = folds.splits[entry.place[1]]
         X, y, _ = train_rows = folds.scored(train)
         self.test = folds.scored(test)
         self.train = train_rows if scoring.return_train_score else ()
         start = time.perf_counter()
         params = check_method_params(folds.X, folds.fit_params, train)
-        self.front, self.failure = attempt(Front, unit.estimator, X, y, params)
-        self.seconds, self.n_units = time.perf_counter() - start, n_units
+        self.front, self.failure = attempt(Front, entry.estimator, X, y, params)
+        self.seconds, self.n_sharing = time.perf_counter() - start, n_sharing
 
 
 class _Work:
@@ -293,7 +293,7 @@ class _Work:
     folds, scoring, on_epoch_end, here
         As for `evaluate`.
     fronts : dict
-        Those that are fitted already, by the units' `front`.
+        Those that are fitted already, by the entries' `front`.
     keep : bool
         Whether fronts stay when the last part that shares them has had them.
     """
@@ -304,9 +304,9 @@ class _Work:
         self.folds, self.scoring, self.fronts, self.keep, self.on_epoch_end = folds, scoring, fronts, keep, on_epoch_end
         self.dask = None if here else getattr(get_active_backend()[0], "client", None)
 
-    def jobs(self, parts: Sequence[Sequence[_Unit]]) -> Iterator[tuple[Any, ...]]:
+    def jobs(self, parts: Sequence[Sequence[_Entry]]) -> Iterator[tuple[Any, ...]]:
         """Yield the function and the arguments of every part's job, which returns results by place."""
-        sharing = Counter(unit.front for part in parts for unit in part)
+        sharing = Counter(entry.front for part in parts for entry in part)
         left = sharing.copy()
         for key in set(self.fronts) - set(sharing):  # an earlier call's that nobody wants now hold a copy of the rows
             del self.fronts[key]
@@ -314,21 +314,21 @@ class _Work:
             if part[0].network is None:
                 yield _fit_and_score_alone, part[0], self.folds, self.scoring
                 continue
-            wanted = {unit.front: unit for unit in reversed(part)}
-            for key, unit in wanted.items():
+            wanted = {entry.front: entry for entry in reversed(part)}
+            for key, entry in wanted.items():
                 if key not in self.fronts:
-                    front = _FittedFront(unit, self.folds, self.scoring, sharing[key])
+                    front = _FittedFront(entry, self.folds, self.scoring, sharing[key])
                     self.fronts[key] = front if self.dask is None else self.dask.submit(_same, front, pure=False)
             # fronts are arguments of their own, not in a list: Dask puts a task's result in the place of those alone
-            members = [(unit.place, unit.network, list(wanted).index(unit.front), unit.context) for unit in part]
+            fits = [(entry.place, entry.network, list(wanted).index(entry.front), entry.context) for entry in part]
             yield (
                 _fit_and_score_together,
-                members,
+                fits,
                 self.scoring,
                 self.on_epoch_end,
                 *(self.fronts[key] for key in wanted),
             )
-            left.subtract(unit.front for unit in part)
+            left.subtract(entry.front for entry in part)
             for key in [] if self.keep else [key for key in self.fronts if not left[key]]:
                 del self.fronts[key]
 
@@ -337,26 +337,26 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _fit_and_score_alone(unit: _Unit, folds: Folds, scoring: Scoring) -> dict[Place, Result]:
+def _fit_and_score_alone(entry: _Entry, folds: Folds, scoring: Scoring) -> dict[Place, Result]:
     """Fit and score an estimator by itself, as scikit-learn does."""
-    train, test = folds.splits[unit.place[1]]
+    train, test = folds.splits[entry.place[1]]
     result = fit_and_score(
-        clone(unit.estimator), folds.X, folds.y, scorer=scoring.scorer, train=train, test=test, verbose=0,
+        clone(entry.estimator), folds.X, folds.y, scorer=scoring.scorer, train=train, test=test, verbose=0,
         parameters=None, fit_params=folds.fit_params, score_params=folds.score_params,
         return_train_score=scoring.return_train_score, return_times=True, return_estimator=scoring.return_estimator,
-        error_score=scoring.error_score, caller=scoring.caller, callback_ctx=unit.context,
+        error_score=scoring.error_score, caller=scoring.caller, callback_ctx=entry.context,
     )  # fmt: skip
-    return {unit.place: result | {"n_iter": 0}}
+    return {entry.place: result | {"n_iter": 0}}
 
 
 def _fit_and_score_together(
-    members: Sequence[tuple[Place, Any, int, Any]], scoring: Scoring, on_epoch_end: Any, *fronts: _FittedFront
+    fits: Sequence[tuple[Place, Any, int, Any]], scoring: Scoring, on_epoch_end: Any, *fronts: _FittedFront
 ) -> dict[Place, Result]:
     """Train the networks of a part together, then complete and score each estimator.
 
     Parameters
     ----------
-    members : sequence of (place, network, number of its front, callback context)
+    fits : sequence of (place, network, number of its front, callback context)
     scoring : Scoring
     on_epoch_end : callable or None
         As for `evaluate`.
@@ -377,7 +377,7 @@ def _fit_and_score_together(
     tasks: dict[Place, Task] = {}
     failures: dict[Place, Failure] = {}
     tables: Tables = {}
-    for place, network, f, context in members:
+    for place, network, f, context in fits:
         if context is not None:
             context.call_on_fit_task_begin(estimator=scoring.caller)
         networks[place] = clone(network)
@@ -395,13 +395,13 @@ def _fit_and_score_together(
             failures[place] = scoring.accept(Failure(ValueError(DIVERGED), f"ValueError: {DIVERGED}"))
         else:
             adopt(networks[place], net, tasks[place])
-    seconds = (time.perf_counter() - start) / len(members)
+    seconds = (time.perf_counter() - start) / len(fits)
     results = {}
-    for place, _, f, context in members:
+    for place, _, f, context in fits:
         fitted, failure = fronts[f], failures.get(place)
         results[place] = {
             "fit_error": failure and failure.traceback,
-            "fit_time": seconds + fitted.seconds / fitted.n_units,
+            "fit_time": seconds + fitted.seconds / fitted.n_sharing,
         }
         results[place] |= _scores(networks[place], fitted, scoring, failed=failure is not None)
         if context is not None:

@@ -155,7 +155,7 @@ def _cause_of(error: Exception) -> BaseException | None:
 
 
 class TrialQueue:
-    """A study's budget of trials, from which any number of workers take.
+    """A study's trials, so many of them, from which any number of workers take.
 
     A worker takes a trial that waits, or else adds one, and only those with a number below
     `n_trials`: so there are exactly so many, whoever adds what at the same time. Inside a
@@ -167,7 +167,7 @@ class TrialQueue:
     ----------
     study : optuna.Study
     n_trials : int or None
-        The budget; None has no end.
+        How many there are to be; None has no end.
     heartbeat_interval : float
         Seconds between signs of life. A worker counts as dead for another after three of the
         other's without one of its own, so that no time counts in which the storage is away.
@@ -251,22 +251,22 @@ class TrialQueue:
         return True
 
     def is_unfinished(self) -> bool:
-        """Tell whether trials of the budget are to be added, wait, or are with other workers."""
+        """Tell whether trials are still to be added, wait, or are with other workers."""
         if self.n_trials is None or self.storage.get_n_trials(self.study_id) < self.n_trials:
             return True
         states = (TrialState.RUNNING, TrialState.WAITING)
         trials = self.storage.get_all_trials(self.study_id, deepcopy=False, states=states)
-        return any(self._in_budget(trial) and _is_ours(trial) for trial in trials)
+        return any(self._is_wanted(trial) and _is_ours(trial) for trial in trials)
 
-    def _in_budget(self, trial: FrozenTrial) -> bool:
+    def _is_wanted(self, trial: FrozenTrial) -> bool:
         return self.n_trials is None or trial.number < self.n_trials
 
     def _take(self) -> FrozenTrial | None:
-        """Take the first trial of the budget that waits, or that can be added."""
+        """Take the first wanted trial that waits, or that can be added."""
         while True:
             for trial in self.storage.get_all_trials(self.study_id, deepcopy=False, states=(TrialState.WAITING,)):
                 with suppress(UpdateFinishedTrialError):
-                    if self._in_budget(trial) and self.storage.set_trial_state_values(
+                    if self._is_wanted(trial) and self.storage.set_trial_state_values(
                         trial_id(trial), state=TrialState.RUNNING
                     ):
                         return trial
