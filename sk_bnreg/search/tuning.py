@@ -34,7 +34,7 @@ class StackedOptunaSearchCV(StackedSearch):
 
     A fit starts a new study, unless `load_if_exists` tells it to go on with that of `storage` and
     `study_name`, on the same rows and folds. Then `n_trials` is the total of all fits: workers on
-    many machines share one budget, and a fit that was killed goes on where it was.
+    many machines share them, and a fit that was killed goes on where it was.
 
     Parameters
     ----------

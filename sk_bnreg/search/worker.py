@@ -71,7 +71,7 @@ class Worker:
         self.deadline = np.inf if search.timeout is None else time.time() + search.timeout
 
     def run(self, number):
-        """Work until the budget of trials is spent, the time is over or a callback has stopped the study.
+        """Work until there are enough trials, the time is over or a callback has stopped the study.
 
         Parameters
         ----------
