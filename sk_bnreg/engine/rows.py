@@ -23,7 +23,10 @@ class Rows:
     weight: Tensor | None
 
     def divide(self, aside: NDArray[np.int64]) -> "tuple[Rows, Rows]":
-        """Return all rows but those at some places, and those."""
+        """Return all rows but those at some places, and those.
+
+        Both in their old order: what is read from a table then comes in the order in which it lies in memory.
+        """
         is_aside = torch.zeros(len(self.index), dtype=torch.bool, device=self.index.device)
         is_aside[torch.from_numpy(aside)] = True
         return self._select(~is_aside), self._select(is_aside)
@@ -59,7 +62,10 @@ class StackData(torch.utils.data.Dataset):
 
     @classmethod
     def stack(cls, members: Sequence[Rows], tables: "Tables") -> "StackData":
-        """Stack the members' rows, whose tables are in `tables`."""
+        """Stack the members' rows, whose tables are in `tables`.
+
+        Members of equal length without weights need none; otherwise padding has the weight 0.
+        """
         counts = np.array([len(rows.index) for rows in members])
         plain = all(rows.weight is None for rows in members)
         weight = None
@@ -174,6 +180,17 @@ def _weights(rows: Rows) -> Tensor:
 
 def batch_bounds(n_rows: int, batch_size: int) -> list[int]:
     """Return where batches start and end; a last batch of one row joins the batch before it.
+
+    Batch norm has no variance of one row, and to drop it would leave a row out of every epoch.
+
+    Parameters
+    ----------
+    n_rows, batch_size : int
+
+    Returns
+    -------
+    list of int
+        One more than there are batches.
 
     Examples
     --------

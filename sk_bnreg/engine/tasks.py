@@ -123,6 +123,7 @@ def _plan(tasks: Mapping[Key, Task]) -> list[list[Key]]:
 
     The weights of very wide tables' nets take some hundred megabytes at most.
     """
+    # where torch trains, a program of many networks takes hardly longer than one of one: a step is forty calls
     parts: list[list[Key]] = []
     latest: dict[Structure, list[Key]] = {}
     for key, task in tasks.items():

@@ -23,12 +23,20 @@ STEP_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed", "around_step
 def train_nets(
     runs: Sequence["Run[Key]"], on_epoch_end: Callable[[int, dict[Key, float]], Iterable[Key]] | None = None
 ) -> None:
-    """Train every member of every run to its last epoch, an epoch of all at a time."""
+    """Train every member of every run to its last epoch, an epoch of all at a time.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+    on_epoch_end : callable or None
+        ``on_epoch_end(epoch, losses)`` with each training task's mean loss on its monitor rows; returns tasks to stop.
+    """
     waiting, epoch = list(runs), 0
     with Workers() as workers:
         for run in runs:
             run.net.notify("on_train_begin", X=run.train, y=None)
         while waiting:
+            # an epoch of all: a hook that compares tasks must find them after equal training
             for run in waiting:
                 run.begin_epoch(epoch)
             workers.do([job for run in waiting for job in run.jobs()])
@@ -53,6 +61,9 @@ def train_nets(
 
 class Run(Generic[Key]):
     """A net in training: what does not depend on the engine.
+
+    In every epoch `begin_epoch`, `jobs`, `end_epoch` and `release` are called in this order, in the end `closing_jobs`
+    and `finish`.
 
     Parameters
     ----------
@@ -92,7 +103,9 @@ class Run(Generic[Key]):
             self.schedules.append(rates.reshape(n_epochs, n_batches))
         for record in net.records_:
             record.best_loss, record.n_no_change = inf, 0
+        # a warm start has an old clock of the running statistics, and a new one of the solver
         self.n_steps_before = net.module_.n_steps, net.optimizer_.clock()
+        # drawn also where nothing is dropped, so that the row order does not depend on dropout
         self.dropout_seeds = [int(torch.randint(2**62, (), generator=generator)) for generator in net.generators_]
         self.stopped: set[int] = set()
 
@@ -102,7 +115,7 @@ class Run(Generic[Key]):
         self.net.notify("on_epoch_begin", dataset_train=self.train, dataset_valid=None)
         self.rates = [self.schedules[m][epoch] for m in self.active]
         self.train_loss, self.valid_loss, self.monitor_loss = ([np.nan] * len(self.active) for _ in range(3))
-        n_steps = min(len(rates) for rates in self.rates)
+        n_steps = min(len(rates) for rates in self.rates)  # one that every member takes
         self.watchers = self.net.callbacks_with("choose_step")
         self.chosen = self.watchers[0].choose_step(n_steps) if self.watchers else -1
 
@@ -120,6 +133,7 @@ class Run(Generic[Key]):
         for i, m in enumerate(self.active):
             member, record, rates = net.members[m], net.records_[m], self.rates[i]
             is_best, stops = record.update(member, self.train_loss[i], self.valid_loss[i] if self.watches(m) else None)
+            # what was planned may not be what was done: a scheduler's factor and early stopping are in these
             factor = net.optimizer_.decay_factor(member.l2_mode, net.optimizer_.param_groups[0])
             budgets = decay_budgets(member, rates.sum(), factor)
             before = record.budgets[-1] if record.budgets else dict.fromkeys(budgets, 0.0)
@@ -150,7 +164,10 @@ class Run(Generic[Key]):
         raise NotImplementedError
 
     def doubtful(self) -> list[int]:
-        """Return the members whose outputs may overflow on inputs that `fit` lets pass."""
+        """Return the members whose outputs may overflow on inputs that `fit` lets pass.
+
+        For all others a bound says that they can't, which spares an evaluation of all rows in the end.
+        """
         largest = torch.finfo(self.net.module_.theta.dtype).max
         bound = self.net.module_.largest_output(largest**0.5)
         return (~(bound < largest / 2**10)).nonzero()[:, 0].tolist()
@@ -189,11 +206,12 @@ class TorchRun(Run[Key]):
         epochs: int | None,
     ):
         tables = Tables(rows.table for rows in train)
-        self.data = StackData.stack(train, tables)
+        self.data = StackData.stack(train, tables)  # padded to the longest, since they are one program
         super().__init__(net, owner, [len(self.data)] * len(train), epochs, self.data)
         self.all_rows = self.data
         self.valid, self.monitor = _stack_some(valid, tables), _stack_some(monitor, tables)
         state = net.member_state()
+        # members leave one by one, and what they were is written here, by their numbers
         self.best = {} if self.valid is None else _clone(state)
         self.final = _clone(state)
         self.n_steps = 0
@@ -249,7 +267,7 @@ class TorchRun(Run[Key]):
         return []
 
     def _make_pass(self) -> None:
-        """Make the pass of the active members, whose tensors it holds."""
+        """Make the pass of the active members: it holds views of their tensors, which are others when one has left."""
         net, dropout = self.net, None
         rates = [net.members[m].dropout for m in self.active]
         if any(rates):
@@ -266,12 +284,13 @@ class TorchRun(Run[Key]):
         order = torch.arange(len(self.data)).repeat(len(self.active), 1)
         for row, m, count in zip(order, self.active, self.data.counts.tolist(), strict=True):
             torch.randperm(count, generator=net.generators_[m], out=row[:count])
-        rate = iter(net.module_.theta.data.new_tensor(rates.T)[:, :, None])
+        rate = iter(net.module_.theta.data.new_tensor(rates.T)[:, :, None])  # per step (M, 1), on the device at once
         computed, hooked = net.hooked("on_grad_computed"), net.hooked("on_batch_begin", "on_batch_end")
         factors: list[float] = []
 
         def step(batch: Batch) -> Tensor:
             loss = self.training_pass(*batch)
+            # skorch's machinery per batch costs more than a small network's step: only for who asks
             if computed:
                 named = [("theta", net.module_.theta)]
                 net.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
