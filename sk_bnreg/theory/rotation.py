@@ -194,9 +194,9 @@ def _units_of(network: Any, layer: int) -> slice:
 def equilibrium_angle(network: Any, rates: NDArray[np.float64], role: str = HIDDEN_WEIGHTS[0]) -> NDArray[np.float64]:
     """Return the angle in radians by which a step turns weights that batch norm follows, once decay balances growth.
 
-    With m of the solver's first moment kept (momentum, Adam's beta_1) and a decay of d per step it is
-    sqrt(2 d (1 - m) / (1 + m)), where d is lr * l2, for SGD with ``l2_mode="loss"`` lr * l2 / (1 - m). For Adam with
-    ``l2_mode="loss"`` it depends on the gradient and is nan here.
+    It is the solver's, sqrt(2 d (1 - m) / (1 + m)) with m of the first moment kept (momentum, Adam's beta_1), where the
+    decay d per step is lr * l2, for SGD with ``l2_mode="loss"`` lr * l2 / (1 - m). For Adam with ``l2_mode="loss"`` it
+    depends on the gradient and is nan here.
 
     References
     ----------
@@ -205,8 +205,7 @@ def equilibrium_angle(network: Any, rates: NDArray[np.float64], role: str = HIDD
     member, solver = network.net_.members[0], network.net_.optimizer_
     constants = solver.param_groups[0]
     decay = rates * member.l2[role] * solver.decay_factor(member.l2_mode, constants)
-    kept = constants[solver.memory]
-    return np.sqrt(2 * decay * (1 - kept) / (1 + kept))
+    return solver.equilibrium_angle(decay, constants)
 
 
 def _norms_without_l2(
