@@ -10,7 +10,7 @@ from numbers import Real
 from typing import NamedTuple
 
 from sk_bnreg.engine.embedding import SIZE, embedding_shape
-from sk_bnreg.engine.normalisation import NORMALISATIONS
+from sk_bnreg.engine.normalisation import NORMALISATIONS, Kind
 
 # their order is that of the flat parameters
 ROLES = ("hidden_weights", "output_weights", "biases", "gamma", "beta", "embeddings")
@@ -103,7 +103,7 @@ class Block(NamedTuple):
 
 
 def network_blocks(
-    n_features: int, hidden_layer_sizes: Sequence[int], n_outputs: int, *, batch_norm: bool = True, n_embedded: int = 0
+    n_features: int, hidden_layer_sizes: Sequence[int], n_outputs: int, *, batch_norm: Kind = True, n_embedded: int = 0
 ) -> list[Block]:
     """Return all parameters of a network in the order of their columns: by role as in `ROLES`, then by layer.
 
@@ -134,7 +134,7 @@ def network_blocks(
     return [Block(*block, start, stop) for block, start, stop in zip(found, [0, *stops[:-1]], stops, strict=True)]
 
 
-def lacking_roles(*, hidden: bool = True, batch_norm: bool = True, embedded: bool = True) -> set[str]:
+def lacking_roles(*, hidden: bool = True, batch_norm: Kind = True, embedded: bool = True) -> set[str]:
     """Return the roles that no network of this kind has.
 
     Examples

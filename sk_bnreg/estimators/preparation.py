@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 
 from sk_bnreg.borrowed import check_sample_weight
 from sk_bnreg.engine.net import StackedNet
+from sk_bnreg.engine.normalisation import NORMALISATIONS
 from sk_bnreg.engine.roles import l2_by_role, lacking_roles
 from sk_bnreg.engine.rows import Rows, Table, batch_bounds, numeric_features
 from sk_bnreg.engine.solvers import SOLVERS, Member, learning_rates
@@ -129,8 +130,9 @@ def check_params(network: Any) -> None:
     network._validate_params()
     if network.solver == "lbfgs":
         raise ValueError("solver must be 'adam' or 'sgd', got 'lbfgs', which has no counterpart for minibatches.")
-    if network.batch_norm and network.batch_size == 1:
-        raise ValueError("batch_size must be at least 2 with batch_norm=True, or 'auto', got 1.")
+    normalisation = NORMALISATIONS[network.batch_norm]
+    if normalisation is not None and normalisation.of_rows and network.batch_size == 1:
+        raise ValueError(f"batch_size must be at least 2 with batch_norm={network.batch_norm!r}, or 'auto', got 1.")
     if not all(isinstance(size, Integral) and size > 0 for size in hidden_sizes(network)):
         raise ValueError(f"hidden_layer_sizes must be integers > 0, got {network.hidden_layer_sizes!r}.")
 

@@ -137,13 +137,19 @@ def layer_rows(network: Any) -> dict[Place, dict[str, float]]:
             "budget": budgets[role],
             "share_of_penalty": penalty[block] / (sum(penalty.values()) or 1.0),
         }
-        rows[block] = row | (_rotation(network, block, value, start) if is_normalised(module, block) else {})
+        rows[block] = row | (_rotation(network, block, value, start) if _has_free_units(module, block) else {})
     return rows
 
 
 def is_normalised(module: StackedMLP, place: Place) -> bool:
     """Tell whether a normalisation follows these parameters that takes their scale out again."""
     return module.normalisation is not None and module.normalisation.takes_scale_out and place[1] in HIDDEN_WEIGHTS
+
+
+def _has_free_units(module: StackedMLP, place: Place) -> bool:
+    """Tell whether that holds for each unit by itself: then the norms and angles of units mean something."""
+    found = module.normalisation
+    return found is not None and found.takes_unit_scale_out and is_normalised(module, place)
 
 
 def _start(network: Any) -> dict[Place, Tensor]:
@@ -242,7 +248,7 @@ def trajectory(network: Any) -> pd.DataFrame | None:
     paths = []
     for layer, role in epochs[0].norms:
         seen = [nothing] * 4
-        if is_normalised(network.net_.module_, (layer, role)):
+        if _has_free_units(network.net_.module_, (layer, role)):
             units = _units_of(network, layer)
             norms, angles = (
                 np.array([getattr(epoch, name)[0, units] for epoch in epochs]) for name in ("unit_norms", "angles")
