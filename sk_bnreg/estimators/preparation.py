@@ -340,7 +340,7 @@ def _structure(network: Any, table: Table, n_rows: int, embedded: tuple[int, ...
 def _members(network: Any, seeds: Sequence[int], stopping: bool, n_batches: int) -> list[Member]:
     strength = network.l2 if network.l2_budget is None else l2_of_steps(network, network.l2_budget, n_batches)
     l2 = l2_by_role(strength, network.l2_targets)
-    empty = lacking_roles(hidden=bool(hidden_sizes(network)), batch_norm=network.batch_norm)
+    empty = lacking_roles(n_hidden=len(hidden_sizes(network)), batch_norm=network.batch_norm)
     if any(l2.values()) and not any(strength for role, strength in l2.items() if role not in empty):
         warnings.warn(
             f"L2 has nothing to penalise: l2={strength!r}, l2_targets={network.l2_targets!r} name only roles that "
