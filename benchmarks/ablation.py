@@ -76,10 +76,9 @@ def glorot_to_torch(reset):
 
     def reset_parameters(self, generators):
         reset(self, generators)
-        blocks = self.blocks(self.theta.data)
-        for weight in (*blocks["hidden_weights"], *blocks["output_weights"]):
-            n_out, n_in = weight.shape[1:]
-            weight.mul_(((n_in + n_out) / (6 * n_in)) ** 0.5)
+        for layer in self.layers(self.theta.data):
+            n_out, n_in = layer.weight.shape[1:]
+            layer.weight.mul_(((n_in + n_out) / (6 * n_in)) ** 0.5)
 
     return reset_parameters
 

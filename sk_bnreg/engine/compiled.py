@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sk_bnreg.engine.dropout import n_kept
 from sk_bnreg.engine.embedding import SIZE
 from sk_bnreg.engine.net import StackedNet
-from sk_bnreg.engine.normalisation import NORMALISATIONS
+from sk_bnreg.engine.normalisation import NORMALISATIONS, Kind
 from sk_bnreg.engine.rows import Rows, Table
 from sk_bnreg.engine.solvers import SOLVERS
 from sk_bnreg.engine.training import Key, Run
@@ -51,7 +51,7 @@ def has_kernel() -> bool:
     return not reason
 
 
-def has_compiled_form(solver: str, batch_norm: bool) -> bool:
+def has_compiled_form(solver: str, batch_norm: Kind) -> bool:
     """Tell whether the kernel has the steps of a solver and of a normalisation; torch trains what it has not."""
     normalisation = NORMALISATIONS[batch_norm]
     return SOLVERS[solver].compiled_step is not None and (normalisation is None or normalisation.compiled is not None)

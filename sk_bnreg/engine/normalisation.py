@@ -16,6 +16,7 @@ from sk_bnreg.borrowed import lerp_all
 
 aten = torch.ops.aten
 
+Kind = bool  # a value of `batch_norm`, and key of NORMALISATIONS
 LEAST_MOMENTUM = 0.1
 
 
@@ -106,21 +107,25 @@ class BatchNorm:
 
     Attributes
     ----------
-    name : str
-        In words.
+    name, short_name : str
+        In words, and in the names of schemes.
     roles : (str, str)
         Of a scale and a shift of every unit; the shift stands in the place of a bias, which the layer lacks.
     has_statistics : bool
         Whether every unit has a running mean and variance.
-    takes_scale_out : bool
-        Whether it takes a factor on all of a layer's weights out again, but for eps. Then their scale does not matter.
+    of_rows : bool
+        Whether it compares the rows of a batch, of which it then needs two.
+    takes_scale_out, takes_unit_scale_out : bool
+        Whether it takes a factor on all of a layer's weights out again, but for eps, or one on the weights of any unit.
+        Then their scale does not matter.
     compiled : Compiled or None
     """
 
-    name = "batch norm"
+    name, short_name = "batch norm", "bn"
     roles = ("gamma", "beta")
     has_statistics = True
-    takes_scale_out = True
+    of_rows = True
+    takes_scale_out = takes_unit_scale_out = True
     compiled: Compiled | None = Compiled(_normalise, _normalise_backward, _use_running)
 
     def __init__(self, eps: float):
@@ -233,4 +238,4 @@ class _Moments(NamedTuple):
     rstd: Tensor
 
 
-NORMALISATIONS: dict[bool, type[BatchNorm] | None] = {False: None, True: BatchNorm}
+NORMALISATIONS: dict[Kind, type[BatchNorm] | None] = {False: None, True: BatchNorm}

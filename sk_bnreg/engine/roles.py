@@ -10,7 +10,7 @@ from numbers import Real
 from typing import NamedTuple
 
 from sk_bnreg.engine.embedding import SIZE, embedding_shape
-from sk_bnreg.engine.normalisation import NORMALISATIONS
+from sk_bnreg.engine.normalisation import NORMALISATIONS, Kind
 
 # their order is that of the flat parameters
 ROLES = ("hidden_weights", "output_weights", "biases", "gamma", "beta", "embeddings")
@@ -103,7 +103,7 @@ class Block(NamedTuple):
 
 
 def network_blocks(
-    n_features: int, hidden_layer_sizes: Sequence[int], n_outputs: int, *, batch_norm: bool = True, n_embedded: int = 0
+    n_features: int, hidden_layer_sizes: Sequence[int], n_outputs: int, *, batch_norm: Kind = True, n_embedded: int = 0
 ) -> list[Block]:
     """Return all parameters of a network in the order of their columns: by role as in `ROLES`, then by layer.
 
@@ -134,8 +134,8 @@ def network_blocks(
     return [Block(*block, start, stop) for block, start, stop in zip(found, [0, *stops[:-1]], stops, strict=True)]
 
 
-def lacking_roles(*, hidden: bool = True, batch_norm: bool = True, embedded: bool = True) -> set[str]:
-    """Return the roles that no network of this kind has.
+def lacking_roles(*, n_hidden: int = 2, batch_norm: Kind = True, embedded: bool = True) -> set[str]:
+    """Return the roles that no network of this kind, with so many hidden layers, has.
 
     Examples
     --------
@@ -143,5 +143,5 @@ def lacking_roles(*, hidden: bool = True, batch_norm: bool = True, embedded: boo
     >>> sorted(lacking_roles(batch_norm=False))
     ['beta', 'gamma']
     """
-    blocks = network_blocks(1, (1, 1) if hidden else (), 1, batch_norm=batch_norm, n_embedded=int(embedded))
+    blocks = network_blocks(1, (1,) * n_hidden, 1, batch_norm=batch_norm, n_embedded=int(embedded))
     return set(ROLES) - {block.role for block in blocks}

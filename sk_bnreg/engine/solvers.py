@@ -123,8 +123,6 @@ class StackedSolver(torch.optim.Optimizer):
         The estimator's parameters that are the solver's constants.
     moments : tuple of str
         One or two averages of gradients, each of theta's shape.
-    memory : str
-        The constant that is the share of the old in the first moment.
     rate_power : int
         p, where a step turns weights that a normalisation follows by an angle that falls as lr / ||w||^p.
     rate_range : (float, float)
@@ -141,7 +139,6 @@ class StackedSolver(torch.optim.Optimizer):
     name: str
     constants: tuple[str, ...]
     moments: tuple[str, ...]
-    memory: str
     rate_power: int
     rate_range: tuple[float, float]
     compiled_step: Callable[..., None] | None = None
@@ -225,6 +222,14 @@ class StackedSolver(torch.optim.Optimizer):
         return cls.decay_factor(l2_mode, dict.fromkeys(cls.constants, 0.5)) > 0
 
     @staticmethod
+    def equilibrium_angle(decay: NDArray[np.float64], constants: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Return the angle by which a step turns weights whose scale does not matter, once decay balances growth.
+
+        `decay` is the share of a parameter that a step takes away, all of it counted; `constants` are as above.
+        """
+        raise NotImplementedError
+
+    @staticmethod
     def _loss_factor(constants: Mapping[str, Any]) -> float:
         """Return the `decay_factor` of ``l2_mode="loss"``."""
         raise NotImplementedError
@@ -234,10 +239,15 @@ class StackedSolver(torch.optim.Optimizer):
         raise NotImplementedError
 
 
+def _turned_by_an_average(decay: NDArray[np.float64], kept: float) -> NDArray[np.float64]:
+    """Return the `equilibrium_angle` of steps along a running average that keeps so much of the old."""
+    return np.sqrt(2 * decay * (1 - kept) / (1 + kept))
+
+
 class StackedSGD(StackedSolver):
     """SGD with momentum, torch's convention: v = momentum * v + gradient, theta -= lr * v."""
 
-    name, constants, moments, memory = "sgd", ("momentum",), ("momentum_buffer",), "momentum"
+    name, constants, moments = "sgd", ("momentum",), ("momentum_buffer",)
     rate_power = 2  # the gradient of weights whose scale does not matter falls with their norm
     rate_range = (1e-2, 1.0)
 
@@ -245,6 +255,11 @@ class StackedSGD(StackedSolver):
     def _loss_factor(constants: Mapping[str, Any]) -> float:
         """Return 1 / (1 - momentum), the sum of what one gradient moves."""
         return 1 / (1 - constants["momentum"])
+
+    @staticmethod
+    def equilibrium_angle(decay: NDArray[np.float64], constants: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Return sqrt(2 d (1 - m) / (1 + m)) with the momentum m (Wan et al. 2021, "Spherical motion dynamics")."""
+        return _turned_by_an_average(decay, constants["momentum"])
 
     def _update(self, grad: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[self.stack.theta]
@@ -266,7 +281,7 @@ class StackedSGD(StackedSolver):
 class StackedAdam(StackedSolver):
     """Adam (Kingma & Ba 2015); with decoupled decay, AdamW (Loshchilov & Hutter 2019)."""
 
-    name, constants, moments, memory = "adam", ("beta_1", "beta_2", "epsilon"), ("exp_avg", "exp_avg_sq"), "beta_1"
+    name, constants, moments = "adam", ("beta_1", "beta_2", "epsilon"), ("exp_avg", "exp_avg_sq")
     rate_power = 1  # its steps are as large whatever the gradient's scale
     rate_range = (1e-3, 1e-1)
     # without infinities (which end in nan all the same) LLVM divides by an approximation and a step of Newton's
@@ -289,6 +304,11 @@ class StackedAdam(StackedSolver):
         """Return nan: the decay is divided by the scale of each parameter's gradients."""
         del constants
         return nan
+
+    @staticmethod
+    def equilibrium_angle(decay: NDArray[np.float64], constants: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Return sqrt(2 d (1 - beta_1) / (1 + beta_1)) (Kosson et al. 2024, "Rotational equilibrium")."""
+        return _turned_by_an_average(decay, constants["beta_1"])
 
     def _update(self, grad: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[self.stack.theta]

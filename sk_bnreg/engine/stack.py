@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sk_bnreg.engine.embedding import SIZE, draw_embeddings, embed
 from sk_bnreg.engine.functions import ACTIVATIONS
-from sk_bnreg.engine.normalisation import NORMALISATIONS
+from sk_bnreg.engine.normalisation import NORMALISATIONS, Kind
 from sk_bnreg.engine.roles import ROLES, Block, network_blocks
 
 
@@ -41,7 +41,7 @@ class StackedMLP(nn.Module):
         Units of each hidden layer.
     activation : str
         A key of `ACTIVATIONS`.
-    batch_norm : bool
+    batch_norm : Kind
         A key of `NORMALISATIONS`: normalise each hidden layer before its activation.
     batch_norm_eps : float
         Added to the variance.
@@ -83,7 +83,7 @@ class StackedMLP(nn.Module):
         hidden_layer_sizes: Sequence[int],
         n_outputs: int,
         activation: str = "relu",
-        batch_norm: bool = True,
+        batch_norm: Kind = True,
         batch_norm_eps: float = 1e-5,
         embedded: Sequence[int] = (),
         dtype: torch.dtype = torch.float32,

@@ -11,6 +11,7 @@ from skorch.callbacks import Callback
 from sk_bnreg.engine.compiled import CompiledRun, compilation_told, has_compiled_form, has_kernel
 from sk_bnreg.engine.functions import StackedLoss
 from sk_bnreg.engine.net import StackedNet
+from sk_bnreg.engine.normalisation import Kind
 from sk_bnreg.engine.rows import Rows
 from sk_bnreg.engine.solvers import SOLVERS, Member
 from sk_bnreg.engine.stack import StackedMLP
@@ -26,7 +27,7 @@ class Structure(NamedTuple):
     hidden_layer_sizes: tuple[int, ...]
     n_outputs: int
     activation: str
-    batch_norm: bool
+    batch_norm: Kind
     batch_norm_eps: float
     loss: str
     solver: str

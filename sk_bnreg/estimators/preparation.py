@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 
 from sk_bnreg.borrowed import check_sample_weight
 from sk_bnreg.engine.net import StackedNet
+from sk_bnreg.engine.normalisation import NORMALISATIONS
 from sk_bnreg.engine.roles import l2_by_role, lacking_roles
 from sk_bnreg.engine.rows import Rows, Table, batch_bounds, numeric_features
 from sk_bnreg.engine.solvers import SOLVERS, Member, learning_rates
@@ -131,8 +132,9 @@ def check_params(network: Any) -> None:
     network._validate_params()
     if network.solver == "lbfgs":
         raise ValueError("solver must be 'adam' or 'sgd', got 'lbfgs', which has no counterpart for minibatches.")
-    if network.batch_norm and network.batch_size == 1:
-        raise ValueError("batch_size must be at least 2 with batch_norm=True, or 'auto', got 1.")
+    normalisation = NORMALISATIONS[network.batch_norm]
+    if normalisation is not None and normalisation.of_rows and network.batch_size == 1:
+        raise ValueError(f"batch_size must be at least 2 with batch_norm={network.batch_norm!r}, or 'auto', got 1.")
     if not all(isinstance(size, Integral) and size > 0 for size in hidden_sizes(network)):
         raise ValueError(f"hidden_layer_sizes must be integers > 0, got {network.hidden_layer_sizes!r}.")
 
@@ -340,7 +342,7 @@ def _structure(network: Any, table: Table, n_rows: int, embedded: tuple[int, ...
 def _members(network: Any, seeds: Sequence[int], stopping: bool, n_batches: int) -> list[Member]:
     strength = network.l2 if network.l2_budget is None else l2_of_steps(network, network.l2_budget, n_batches)
     l2 = l2_by_role(strength, network.l2_targets)
-    empty = lacking_roles(hidden=bool(hidden_sizes(network)), batch_norm=network.batch_norm)
+    empty = lacking_roles(n_hidden=len(hidden_sizes(network)), batch_norm=network.batch_norm)
     if any(l2.values()) and not any(strength for role, strength in l2.items() if role not in empty):
         warnings.warn(
             f"L2 has nothing to penalise: l2={strength!r}, l2_targets={network.l2_targets!r} name only roles that "

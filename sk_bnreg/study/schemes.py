@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
+from sk_bnreg.engine.normalisation import NORMALISATIONS, Kind
 from sk_bnreg.engine.roles import l2_by_role, lacking_roles
 
 _PENALTIES = {"none": "", "weights": "l2", "weights+gamma+beta": "l2+gamma+beta", "all": "l2+all"}
 
 
-def scheme_name(batch_norm: bool, l2_targets: str | tuple[str, ...], l2_mode: str = "decoupled") -> str:
+def scheme_name(batch_norm: Kind, l2_targets: str | tuple[str, ...], l2_mode: str = "decoupled") -> str:
     """Name a scheme by what it does; schemes of one name train the same networks.
 
     Examples
@@ -21,11 +22,12 @@ def scheme_name(batch_norm: bool, l2_targets: str | tuple[str, ...], l2_mode: st
     roles = _roles(batch_norm, l2_targets)
     known = {_roles(batch_norm, targets): name for targets, name in reversed(_PENALTIES.items())}
     penalty = known.get(roles, f"l2 on {', '.join(sorted(roles))}")
-    name = "+".join(filter(None, ("bn" if batch_norm else "", penalty))) or "plain"
+    normalisation = NORMALISATIONS[batch_norm]
+    name = "+".join(filter(None, (normalisation.short_name if normalisation else "", penalty))) or "plain"
     return f"{name} (loss)" if roles and l2_mode == "loss" else name
 
 
-def _roles(batch_norm: bool, l2_targets: str | tuple[str, ...]) -> frozenset[str]:
+def _roles(batch_norm: Kind, l2_targets: str | tuple[str, ...]) -> frozenset[str]:
     """Return the roles that are penalised and there."""
     absent = lacking_roles(batch_norm=batch_norm)
     return frozenset(role for role, l2 in l2_by_role(1.0, l2_targets).items() if l2 and role not in absent)

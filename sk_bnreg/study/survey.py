@@ -8,6 +8,7 @@ from typing import Any
 import joblib
 import pandas as pd
 
+from sk_bnreg.engine.roles import HIDDEN_WEIGHTS
 from sk_bnreg.estimators.networks import BNMLPClassifier
 from sk_bnreg.search.evaluation import attempt
 from sk_bnreg.stats.folds import holm
@@ -67,12 +68,12 @@ def survey_schemes(learning_rate_init: float) -> dict[str, dict[str, Any]]:
     divide the L2 of their network by 5 when it gets batch norm: "bn+l2, a fifth".
     """
     names = ("plain", "l2", "bn", "bn+l2", "bn+l2+gamma+beta")
-    hidden = {"batch_norm": True, "l2_targets": ("hidden_weights",)}
+    hidden = {"batch_norm": True, "l2_targets": HIDDEN_WEIGHTS}
     return {
         **{name: SCHEMES[name] for name in (*names, "bn+l2+all", "l2 (loss)", "bn+l2 (loss)")},
         "bn+l2+gamma+beta (loss)": SCHEMES["bn+l2+gamma+beta (loss)"],
         "bn+l2 on hidden weights": hidden,
-        "bn+l2 on hidden weights, gamma, beta": hidden | {"l2_targets": ("hidden_weights", "gamma", "beta")},
+        "bn+l2 on hidden weights, gamma, beta": hidden | {"l2_targets": (*HIDDEN_WEIGHTS, "gamma", "beta")},
         "bn+l2, a fifth": SCHEMES["bn+l2"] | {"l2": TunedL2("l2", 0.2)},
         **{name + FIXED: SCHEMES[name] | {"learning_rate_init": learning_rate_init} for name in names},
     }

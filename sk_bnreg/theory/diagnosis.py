@@ -304,6 +304,8 @@ def _evasion(
 
 def _learning_rate(rows: Sequence[Mapping[str, float]]) -> str:
     """Say what L2 did to the effective learning rate of some weights, if that was recorded."""
+    if "effective_rate" not in rows[0]:  # only those of single units are known
+        return ""
     if "angle" not in rows[0]:
         return ", by how much callbacks=[NormRecorder()] would tell"
     times = [row.get("times_without_l2", nan) for row in rows]

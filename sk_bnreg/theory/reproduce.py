@@ -18,6 +18,7 @@ from sklearn.model_selection import ShuffleSplit, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
+from sk_bnreg.engine.roles import HIDDEN_WEIGHTS
 from sk_bnreg.estimators.fit_stack import fit_stack
 from sk_bnreg.estimators.networks import BNMLPClassifier, BNMLPRegressor
 from sk_bnreg.search.grid import StackedGridSearchCV
@@ -121,7 +122,8 @@ class _HiddenRates(Callback):
 
     def on_train_begin(self, net: Any, *args: Any, **kwargs: Any) -> None:
         """Count steps from here."""
-        self.columns, self.number = net.module_.slices["hidden_weights"], count()
+        slices = [net.module_.slices[role] for role in HIDDEN_WEIGHTS]  # neighbours
+        self.columns, self.number = slice(slices[0].start, slices[-1].stop), count()
         self.prepare(net, self.columns)
 
     def around_step(self, net: Any, take: Callable[[torch.Tensor], None], rates: torch.Tensor) -> None:
@@ -179,7 +181,7 @@ def exponential_rates(n_steps: int = 208) -> Iterator[Finding]:
     X, y = _made_up()
     common = {
         **_EXACT, **_CONSTANT, "solver": "sgd", "momentum": momentum, "learning_rate_init": lr, "batch_size": 64,
-        "l2_mode": "loss", "l2_targets": "hidden_weights", "max_iter": n_steps // 16, "n_ensemble": N_SEEDS,
+        "l2_mode": "loss", "l2_targets": HIDDEN_WEIGHTS, "max_iter": n_steps // 16, "n_ensemble": N_SEEDS,
         "random_state": 0,
     }  # fmt: skip
     root = _growth(lr, momentum, l2)
@@ -234,7 +236,7 @@ def _at_equilibrium(**params: Any) -> tuple[Any, list[_Layer]]:
     """
     X, y = _made_up()
     network = BNMLPRegressor(
-        (32, 32), **_CONSTANT | params | {"batch_size": 64, "n_ensemble": N_SEEDS}, l2_targets="hidden_weights",
+        (32, 32), **_CONSTANT | params | {"batch_size": 64, "n_ensemble": N_SEEDS}, l2_targets=HIDDEN_WEIGHTS,
         max_iter=375, dtype="float64", callbacks=[NormRecorder()], random_state=0,
     ).fit(X, y)  # fmt: skip
     epochs = network.callbacks[0].epochs_[188:]
@@ -416,7 +418,7 @@ def rate_and_decay() -> Iterator[Finding]:
     X, y = _made_up()
     common = {
         **_EXACT, **_CONSTANT, "solver": "sgd", "learning_rate_init": 0.02, "batch_size": 64, "l2_mode": "loss",
-        "l2_targets": "hidden_weights", "max_iter": 13, "n_ensemble": N_SEEDS, "random_state": 0,
+        "l2_targets": HIDDEN_WEIGHTS, "max_iter": 13, "n_ensemble": N_SEEDS, "random_state": 0,
     }  # fmt: skip
     c = 3.0
 
@@ -450,7 +452,7 @@ def rate_decay_grid(n_seeds: int = 5) -> pd.DataFrame:
     grid = list(product((1e-3, 3e-3, 1e-2, 3e-2), (0.002, 0.008, 0.032, 0.128), range(n_seeds)))
     networks = [
         BNMLPClassifier((32, 32), **_CONSTANT | {"batch_size": 50}, learning_rate_init=rate, l2=decay / rate,
-                        l2_targets="hidden_weights", max_iter=100, random_state=seed)
+                        l2_targets=HIDDEN_WEIGHTS, max_iter=100, random_state=seed)
         for rate, decay, seed in grid
     ]  # fmt: skip
     fit_stack(networks, X[train], y[train])
@@ -476,7 +478,7 @@ def retuned_rate(n_seeds: int = 4) -> Iterator[Finding]:
     source = "Wu 2019, L2 regularization and batch norm, Jane Street's blog, read in summaries: it does, on CIFAR-10"
     claim = "On the digits: what L2 on the hidden weights gains, a learning rate tuned without it gains as well."
     X, y = load_digits(return_X_y=True)
-    network = BNMLPClassifier((64, 64), **_PLAIN, l2_targets="hidden_weights", random_state=0)
+    network = BNMLPClassifier((64, 64), **_PLAIN, l2_targets=HIDDEN_WEIGHTS, random_state=0)
     grid = {"learning_rate_init": [1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1], "l2_budget": [0.0, 0.3, 1.0, 3.0]}
     rows = []
     for train, test in StratifiedKFold(10, shuffle=True, random_state=0).split(X, y):

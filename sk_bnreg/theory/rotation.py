@@ -137,13 +137,19 @@ def layer_rows(network: Any) -> dict[Place, dict[str, float]]:
             "budget": budgets[role],
             "share_of_penalty": penalty[block] / (sum(penalty.values()) or 1.0),
         }
-        rows[block] = row | (_rotation(network, block, value, start) if is_normalised(module, block) else {})
+        rows[block] = row | (_rotation(network, block, value, start) if _has_free_units(module, block) else {})
     return rows
 
 
 def is_normalised(module: StackedMLP, place: Place) -> bool:
     """Tell whether a normalisation follows these parameters that takes their scale out again."""
     return module.normalisation is not None and module.normalisation.takes_scale_out and place[1] in HIDDEN_WEIGHTS
+
+
+def _has_free_units(module: StackedMLP, place: Place) -> bool:
+    """Tell whether that holds for each unit by itself: then the norms and angles of units mean something."""
+    found = module.normalisation
+    return found is not None and found.takes_unit_scale_out and is_normalised(module, place)
 
 
 def _start(network: Any) -> dict[Place, Tensor]:
@@ -194,9 +200,9 @@ def _units_of(network: Any, layer: int) -> slice:
 def equilibrium_angle(network: Any, rates: NDArray[np.float64], role: str = HIDDEN_WEIGHTS[0]) -> NDArray[np.float64]:
     """Return the angle in radians by which a step turns weights that batch norm follows, once decay balances growth.
 
-    With m of the solver's first moment kept (momentum, Adam's beta_1) and a decay of d per step it is
-    sqrt(2 d (1 - m) / (1 + m)), where d is lr * l2, for SGD with ``l2_mode="loss"`` lr * l2 / (1 - m). For Adam with
-    ``l2_mode="loss"`` it depends on the gradient and is nan here.
+    It is the solver's, sqrt(2 d (1 - m) / (1 + m)) with m of the first moment kept (momentum, Adam's beta_1), where the
+    decay d per step is lr * l2, for SGD with ``l2_mode="loss"`` lr * l2 / (1 - m). For Adam with ``l2_mode="loss"`` it
+    depends on the gradient and is nan here.
 
     References
     ----------
@@ -205,8 +211,7 @@ def equilibrium_angle(network: Any, rates: NDArray[np.float64], role: str = HIDD
     member, solver = network.net_.members[0], network.net_.optimizer_
     constants = solver.param_groups[0]
     decay = rates * member.l2[role] * solver.decay_factor(member.l2_mode, constants)
-    kept = constants[solver.memory]
-    return np.sqrt(2 * decay * (1 - kept) / (1 + kept))
+    return solver.equilibrium_angle(decay, constants)
 
 
 def _norms_without_l2(
@@ -243,7 +248,7 @@ def trajectory(network: Any) -> pd.DataFrame | None:
     paths = []
     for layer, role in epochs[0].norms:
         seen = [nothing] * 4
-        if is_normalised(network.net_.module_, (layer, role)):
+        if _has_free_units(network.net_.module_, (layer, role)):
             units = _units_of(network, layer)
             norms, angles = (
                 np.array([getattr(epoch, name)[0, units] for epoch in epochs]) for name in ("unit_norms", "angles")
