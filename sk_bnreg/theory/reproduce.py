@@ -18,6 +18,7 @@ from sklearn.model_selection import ShuffleSplit, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
+from sk_bnreg.engine.roles import HIDDEN_WEIGHTS
 from sk_bnreg.engine.tasks import fit_stack
 from sk_bnreg.estimators.networks import BNMLPClassifier, BNMLPRegressor
 from sk_bnreg.search.grid import StackedGridSearchCV
@@ -201,7 +202,7 @@ def _at_equilibrium(**params: Any) -> tuple[Any, list[_Layer]]:
     """Train 20 seeds for 6,000 steps; return the network and what the second half showed of each hidden layer."""
     X, y = _made_up()
     network = BNMLPRegressor(
-        (32, 32), **_CONSTANT | params | {"batch_size": 64, "n_ensemble": N_SEEDS}, l2_targets="hidden_weights",
+        (32, 32), **_CONSTANT | params | {"batch_size": 64, "n_ensemble": N_SEEDS}, l2_targets=HIDDEN_WEIGHTS,
         max_iter=375, dtype="float64", callbacks=[NormRecorder()], random_state=0,
     ).fit(X, y)  # fmt: skip
     epochs = network.callbacks[0].epochs_[188:]
