@@ -31,7 +31,10 @@ DIVISIBLE = 2**24  # parameters times rows of a batch from which a team is faste
 
 @cache
 def has_kernel() -> bool:
-    """Tell whether numba can be used here; if not, say so once."""
+    """Tell whether numba can be used here; if not, say so once.
+
+    Nobody is locked out of a new Python for which numba has no release: torch trains there.
+    """
     collecting = gc.isenabled()
     gc.disable()  # half of the time of this import would go to walks over torch's million objects
     try:
@@ -59,7 +62,13 @@ def has_compiled_form(solver: str, batch_norm: Kind) -> bool:
 
 @contextmanager
 def compilation_told(tell: Callable[[str], object]) -> Iterator[None]:
-    """Tell of it, in one line, if the kernel has to be compiled within."""
+    """Tell of it, in one line, if the kernel has to be compiled within.
+
+    Parameters
+    ----------
+    tell : callable
+        Called with the line; not at all where numba's cache has the kernel.
+    """
     from numba.core import event
 
     from sk_bnreg.engine.kernel import train_epoch
@@ -105,6 +114,7 @@ class CompiledRun(Run[Key]):
         self.plan, self.evaluation = (Plan(net, n_rows) for n_rows in (self.n_rows_at_once, ROWS_AT_ONCE))
         self.data = [_data(net, rows) for rows in train]
         self.valid, self.monitor = ([_data(net, rows) if rows else None for rows in part] for part in (valid, monitor))
+        # views: the kernel writes into torch's own memory, so that nothing is copied back at an epoch's end
         self.state = {name: value.numpy() for name, value in net.member_state().items()}
         self.best = {name: value.copy() for name, value in self.state.items()} if any(valid) else {}
         self.members = [_member(net, self.state, m) for m in range(len(net.members))]
@@ -117,7 +127,10 @@ class CompiledRun(Run[Key]):
         self.rates = [rates * factor for rates in self.rates]
         n_parameters = len(self.members[0].theta)
         n_seen = len(self.active) if self.watchers else 0
+        # parameters before, gradient, parameters after, of the step that a callback chose
         self.seen = np.zeros((n_seen, 3, n_parameters), self.members[0].theta.dtype)
+        # a team's threads meet several times a step: below some work, or some units each, one is faster alone. It is
+        # decided from the network alone, and no bit depends on it
         most_threads = (
             max(1, max(self.net.module_.hidden, default=0) // 64)
             if n_parameters * self.n_rows_at_once >= DIVISIBLE
@@ -159,7 +172,16 @@ class CompiledRun(Run[Key]):
         return [Job(len(self.data[m].table_rows), partial(self._close, m)) for m in self.doubtful()]
 
     def _train(self, i: int, m: int, room: Room, team: Team) -> None:
-        """Train a member for an epoch and evaluate it."""
+        """Train a member for an epoch and evaluate it.
+
+        Parameters
+        ----------
+        i, m : int
+            Its place among the active members, and its number.
+        room : Room
+            Memory of the thread that does it.
+        team : Team
+        """
         order = room.take("order", len(self.data[m].table_rows), np.int64)
         torch.randperm(len(order), generator=self.net.generators_[m], out=torch.from_numpy(order))
         n_steps, (before, before_solver) = int(self.n_steps[m]), self.n_steps_before
@@ -171,6 +193,7 @@ class CompiledRun(Run[Key]):
             self.kernel.train_epoch, self.plan.network, self.data[m], self.members[m], order, bounds, rates, clocks,
             self.dropout_seeds[m], self.chosen, seen, work, flags, team.stop, team.size,
         )  # fmt: skip
+        # rank 0 is this thread; the others have the same arguments, and share flags and buffers
         others = [team.submit(train, rank) for rank in range(1, team.size)]
         self.train_loss[i] = train(0)
         wait(others)
@@ -271,7 +294,7 @@ def _units_at_once(widest: int, n_bytes: int) -> int:
 
 
 def _member(net: StackedNet, state: dict[str, NDArray[Any]], m: int) -> "Member":
-    """View a member's part of the state."""
+    """View a member's part of the state; with one moment alone, both are that one."""
     from sk_bnreg.engine import buffers
 
     member = net.members[m]
@@ -290,7 +313,7 @@ def _member(net: StackedNet, state: dict[str, NDArray[Any]], m: int) -> "Member"
 
 
 def _data(net: StackedNet, rows: Rows) -> "Data":
-    """View rows as the kernel takes them."""
+    """View rows as the kernel takes them: one type for targets of all losses, so that one compilation serves all."""
     from sk_bnreg.engine import buffers
 
     dtype = net.module_.theta.data.numpy().dtype

@@ -23,20 +23,51 @@ from sk_bnreg.engine.stack import StackedMLP
 
 @dataclass
 class Record:
-    """What one member's training left behind; a list has an entry per epoch."""
+    """What one member's training left behind; a list has an entry per epoch.
+
+    Attributes
+    ----------
+    train_loss, valid_loss : list of float
+        `valid_loss` is empty without early stopping.
+    budgets : list of dict
+        The decay budget of each role so far.
+    n_steps : list of int
+        Steps so far.
+    n_steps_before : int
+        Those of an earlier solver: after a warm start the present one has its own clock.
+    best_iter : int
+        Epochs after which the kept weights were reached.
+    best_loss : float
+    n_no_change : int
+        Epochs since the last improvement by `tol`.
+    diverged : bool
+    """
 
     train_loss: list[float] = field(default_factory=list)
     valid_loss: list[float] = field(default_factory=list)
     budgets: list[dict[str, float]] = field(default_factory=list)
     n_steps: list[int] = field(default_factory=list)
-    n_steps_before: int = 0  # of an earlier solver
+    n_steps_before: int = 0
     best_iter: int = 0
     best_loss: float = inf
     n_no_change: int = 0
     diverged: bool = False
 
     def update(self, member: Member, train_loss: float, valid_loss: float | None) -> tuple[bool, bool]:
-        """Take in an epoch; return whether it is the best so far and whether to stop after it."""
+        """Take in an epoch.
+
+        Parameters
+        ----------
+        member : Member
+        train_loss : float
+        valid_loss : float or None
+            None where nothing is watched: then every epoch is the best so far.
+
+        Returns
+        -------
+        improved, stops : bool
+            Whether it is the best so far, and whether to stop after it.
+        """
         self.train_loss.append(train_loss)
         if valid_loss is not None:
             self.valid_loss.append(valid_loss)
@@ -111,7 +142,11 @@ class StackedNet(NeuralNet):
         return self
 
     def select(self, members: Sequence[int]) -> "StackedNet":
-        """Return a net of these members alone, with their solver state and history."""
+        """Return a net of these members alone, with their solver state and history.
+
+        So an estimator whose networks were trained in company has a net as if they had been alone: it can be pickled,
+        saved and trained on without the others.
+        """
         if len(members) == len(self.members):
             return self
         params = self.get_params(deep=False)
@@ -144,7 +179,17 @@ class StackedNet(NeuralNet):
     def resume(
         self, members: Sequence[Member], batch_size: int, callbacks: list[Any], verbose: int, keep_solver: bool
     ) -> "StackedNet":
-        """Prepare to train on from the weights as they are, with other settings."""
+        """Prepare to train on from the weights as they are, with other settings.
+
+        Parameters
+        ----------
+        members : sequence of Member
+            As many as before.
+        batch_size, callbacks, verbose
+            As in `skorch.NeuralNet`.
+        keep_solver : bool
+            Whether the solver's moments stay (`partial_fit`), or begin at 0 (`warm_start`).
+        """
         self.members, self.batch_size, self.verbose = members, batch_size, verbose
         self.callbacks = callbacks or None
         initialize_callbacks(self)

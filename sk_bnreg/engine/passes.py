@@ -67,6 +67,7 @@ def gather(data, rows, flipped):
         else:
             for d in range(flipped.shape[1]):
                 flipped[b, d] = 0
+            # added, since a row of compressed sparse rows may have a column twice
             for place in range(data.starts[row], data.starts[row + 1]):
                 flipped[b, data.columns[place]] += data.values[place]
 
@@ -144,6 +145,7 @@ def activate(kind, z, scales, shifts, a, start, stop, n):
     z, a : ndarray of shape (H, B)
     scales, shifts : ndarray of shape (H,)
     """
+    # the choice stands outside of the loops: within, LLVM would make no vectors of them
     zero = z.dtype.type(0)
     if kind == RELU:
         for h in range(start, stop):
@@ -192,7 +194,7 @@ def activate_backward(kind, delta, z, scales, shifts, a, kept, sums, start, stop
     """
     zero, one = z.dtype.type(0), z.dtype.type(1)
     for h in range(start, stop):
-        total = zero
+        total = zero  # beta's gradient, or the bias's, on the way
         if kind == RELU:
             for b in range(n):
                 delta[h, b] = delta[h, b] if a[h, b] > zero else zero
@@ -227,6 +229,7 @@ def activate_backward(kind, delta, z, scales, shifts, a, kept, sums, start, stop
 @numba.njit(**INSIDE)
 def key_of_step(seed, step):
     """Return the words of `sk_bnreg.engine.dropout.key_of_step`: a step's two words of 32 bits."""
+    # numba takes an integer that meets another type for a float, so every one is told its type
     z = np.uint64(seed) + np.uint64(step) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -251,6 +254,7 @@ def drop(values, key, n_kept, first_unit, n_units, start, stop, n):
     for h in range(start, stop):
         u = np.uint32(first_unit + h)
         for b in range(n):
+            # 32 bits all along: twice as many to a vector as of 64
             x = np.uint32(np.uint32(b) * np.uint32(n_units) + u) ^ key[0]
             x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)) ^ key[1]
             x = np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
@@ -281,6 +285,7 @@ def loss_and_gradient(kind, outputs, target, rows, share, rooms, n):
             for b in range(n):
                 t = outputs[c, b]
                 e = exp(-abs(t))
+                # max(t, 0) - t y + log(1 + exp(-|t|)): no exponential of a large number
                 of_output += share[b] * ((zero if t < zero else t) - t * y[b] + log1p_of_fraction(e))
                 outputs[c, b] = share[b] * ((e if t < zero else one) / (one + e) - y[b])
             loss += of_output
@@ -299,6 +304,7 @@ def _softmax_loss(outputs, target, rows, share, most, total, n):
     n_outputs, loss = len(outputs), 0.0
     for b in range(n):
         most[b], total[b] = outputs[0, b], 0
+    # a class's outputs are a row, so all loops run over rows of the batch within
     for c in range(1, n_outputs):
         for b in range(n):
             most[b] = most[b] if outputs[c, b] < most[b] else outputs[c, b]

@@ -103,6 +103,7 @@ def train_tasks(
         of its members on their monitor rows, nan without any. It returns the keys of tasks to stop.
     """
     runs = [_run(tasks, part) for part in _plan(tasks)]
+    # compiling takes fifteen seconds of silence: who asked for words is told why
     told = any(task.verbose and task.compiled for task in tasks.values())
     try:
         with compilation_told(print) if told else nullcontext():
@@ -111,6 +112,7 @@ def train_tasks(
         for run in runs:
             hooks = tasks[run.owner[0]].hooks
             run.net.callbacks_ = [(name, callback) for name, callback in run.net.callbacks_ if callback not in hooks]
+    # one member that diverged fails its ensemble: a mean with it would be nan, and one without it another model
     nets: dict[Key, StackedNet | None] = {}
     for run in runs:
         for key in dict.fromkeys(run.owner):

@@ -169,6 +169,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         context = self._init_callback_context(max_subtasks=self.max_iter)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
         task = make_task(self, X, y, sample_weight, (X_val, y_val, sample_weight_val))
+        # skorch's machinery is the way to epochs; without callbacks it is spared
         if context._callbacks:
             task.hooks.append(_EpochTasks(context, self, X, y, metadata))
         self._train(task)

@@ -219,6 +219,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         self : object
             The estimator.
         """
+        # weights from the first rows would be wrong for all later ones, silently
         if self.class_weight == "balanced":
             raise ValueError("class_weight='balanced' is not known before all rows are; give partial_fit a dict.")
         check_partial_fit_first_call(self, classes)

@@ -43,6 +43,7 @@ class ClassTarget:
         own = np.arange(y.shape[1]) if self.multilabel else np.unique(y)
         self.classes = own if classes is None else np.asarray(classes)
         self.stratified = not self.multilabel
+        # two classes need one logit, as in scikit-learn's MLP: a second would be penalised for the same function
         one_logit = len(self.classes) <= 2 and not self.multilabel
         self.loss = "binary" if self.multilabel or one_logit else "multiclass"
         self.n_outputs = 1 if one_logit else len(self.classes)
@@ -107,6 +108,7 @@ class NumberTarget:
         if size.max() > LARGEST:
             raise ValueError(f"y must be at most {LARGEST:g} in size, or squared errors overflow, got {size.max():g}.")
         size[size == 0] = 1.0
+        # divided by its size first, so that no square overflows or is lost
         mean = np.average(y / size, axis=0, weights=weight)
         self.mean = mean * size
         scale = np.sqrt(np.average((y / size - mean) ** 2, axis=0, weights=weight)) * size

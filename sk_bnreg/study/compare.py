@@ -153,6 +153,7 @@ def compare_schemes(
     rope = default_rope(scoring) if rope is None else rope
     if rope <= 0:
         raise ValueError(f"rope must be greater than 0, got {rope}.")
+    # with one class every scheme is perfect, and every difference 0
     if len(np.unique(np.asarray(y), axis=0)) < 2:
         raise ValueError("y must have at least 2 different values for schemes to be compared.")
     store = Store(out, random_state)
@@ -181,6 +182,7 @@ def compare_schemes(
         if waiting:
             plan = replace(plan, seconds=_expected_seconds(study, waiting, n_jobs))
         on_plan(plan)
+    # beside the folds, the best scheme is tuned once more on all rows, and fitted
     total, done = plan.n_fits + n_candidates * inner_cv + 1, len(finished) * study.n_fits
 
     def progress(n_fits: int) -> None:
@@ -238,6 +240,7 @@ def _outer_splits(study: NestedStudy, cv: Any, n_repeats: int) -> dict[tuple[int
     y, groups = study.data.y, study.groups
     if cv is None or isinstance(cv, Integral):
         cv = 5 if cv is None else int(cv)
+        # another seed for every repeat: the same folds again would count their differences twice
         drawn = [shuffled_folds(cv, study.estimator, y, groups, study.seed + repeat) for repeat in range(n_repeats)]
     else:
         drawn = [check_cv(cv, y)]
@@ -292,6 +295,7 @@ def _run(
     study: NestedStudy, waiting: Mapping[tuple[int, int], Split], store: Store, progress: Progress, n_jobs: int | None
 ) -> None:
     """Run the waiting folds and keep each in the store when it is finished."""
+    # a fold in another process can't tell of its fits one by one
     alone = joblib.effective_n_jobs(n_jobs) == 1
     jobs = (
         joblib.delayed(study.run_fold)(*place, *split, progress if alone else None) for place, split in waiting.items()
@@ -305,6 +309,7 @@ def _run(
 def _fingerprint(study: NestedStudy, splits: Any, scoring: Any, params: Any) -> str:
     """Return a hash of the study's data and settings: results of another study must not be taken for its own."""
     X = study.data.X
+    # pandas hashes words and dates by their values; joblib would pickle them, in a way that changes with versions
     content = np.asarray(pd.util.hash_pandas_object(X)) if isinstance(X, pd.DataFrame) else np.asarray(X)
     settings = (
         study.schemes, study.n_candidates, study.budgets, study.inner_cv, study.n_seeds, scoring, study.seed, params

@@ -230,6 +230,7 @@ class SchemeComparison:
             )
         n_folds = sum(name.startswith("split") and name.endswith("_test_score") for name in trials[0].user_attrs)
         minimised = study.direction.name == "MINIMIZE"
+        # a trial knows what was varied; the rest of its network is the estimator's
         networks = [clone(network_in(estimator)[0]) for _ in trials]
         for network, trial in zip(networks, trials, strict=True):
             own = {name.rpartition("__")[2]: value for name, value in trial.params.items()}
@@ -255,12 +256,22 @@ class SchemeComparison:
         best_estimator: Any = None,
         study: Any = None,
     ) -> "SchemeComparison":
-        """Gather candidates, given as network (or None), parameters that were varied and fold scores, into schemes."""
+        """Gather candidates into schemes, each with the scores of its best one.
+
+        Parameters
+        ----------
+        candidates : iterable of (network, params, scores)
+            The network with all of its parameters, None for another kind of model; the parameters that were varied;
+            the scores of its folds, nan for a fold that it did not run.
+        metric, rope, test_ratio, best_estimator, study
+            As `SchemeComparison` has them.
+        """
         found: dict[str, list[tuple[float, Mapping[str, Any], np.ndarray]]] = {}
         schemes = {}
         for network, params, scores in candidates:
             if network is None or not np.isfinite(scores).all():
                 continue
+            # by what is penalised with more than 0, so that l2=0 is the scheme without L2, whatever its targets
             strengths = l2_by_role(network.l2 if network.l2_budget is None else network.l2_budget, network.l2_targets)
             targets = tuple(role for role, strength in strengths.items() if strength)
             name = scheme_name(network.batch_norm, targets, network.l2_mode)
@@ -331,6 +342,7 @@ class SchemeComparison:
                 "p_holm": {name: p_holm.get(name, np.nan) for name in self.schemes},
             }
         )
+        # medians of settings: a fold's learning rate is one of few values, a mean would be none of them
         tuned = [name for name in ("learning_rate_init", "budget", "l2") if name in self.frame]
         medians = self.frame.groupby("scheme")[tuned].median()
         return rows.join(medians).loc[list(self.schemes)].rename_axis("scheme")
@@ -339,6 +351,7 @@ class SchemeComparison:
         """Return an answer to each question whose schemes were compared; else the best scheme against each other."""
         asked = [question for question in QUESTIONS if {question.scheme, question.against} <= set(self.schemes)]
         best = self.best_scheme
+        # schemes of a user's own answer no question that was asked beforehand
         asked = asked or [
             Question(f"scheme {best!r}", f"{name!r}", best, name) for name in self.schemes if name != best
         ]

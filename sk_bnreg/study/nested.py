@@ -87,7 +87,7 @@ class NestedStudy:
         return (n_free + len(rates)) * self.inner_cv + len(self.schemes) * self.n_seeds
 
     def reference(self, scheme: str) -> str | None:
-        """Return the scheme whose l2 this one follows, if it follows one."""
+        """Return the scheme whose l2 this one follows, None if it follows none."""
         l2 = self.schemes[scheme].get("l2")
         return l2.scheme if isinstance(l2, TunedL2) else None
 
@@ -100,6 +100,15 @@ class NestedStudy:
         """Pair evenly spaced learning rates with the budgets (or l2), spread out in an order that the seed determines.
 
         Every outer fold has an order of its own, so that no budget owes its score to the rate it was paired with.
+
+        Parameters
+        ----------
+        seed : int
+
+        Returns
+        -------
+        list of dict
+            `rate`, a multiple of the estimator's own, `budget` and `loss_l2`.
         """
         points = _spread_points(self.n_candidates, seed)
         rates = 10 ** np.interp(points[:, 0], (0, 1), RATE_DECADES)
@@ -139,6 +148,7 @@ class NestedStudy:
         # a number for what fails would stand in the results as a score
         results = self._evaluate(params, [(train, test)], progress, replace(self.scoring, error_score=np.nan))
         n_fits += len({self._signature(each) for each in params})
+        # of the chosen candidate, which is the best of its scheme
         inner_scores = pd.DataFrame(tried).groupby("scheme")["inner_score"].max()
         rows = []
         for (result,), (name, seed) in zip(results, wanted, strict=True):
@@ -168,7 +178,19 @@ class NestedStudy:
         return [row | {"seconds": seconds} for row in rows], [place | row for row in tried]
 
     def best_estimator(self, scheme: str, progress: Callable[[int], None]) -> Any:
-        """Tune one scheme on all rows and fit it."""
+        """Tune one scheme on all rows and fit it.
+
+        Parameters
+        ----------
+        scheme : str
+        progress : callable
+            As for `run_fold`.
+
+        Returns
+        -------
+        estimator
+            As the one of the study, with a `NormRecorder`'s record in its net.
+        """
         rows = np.arange(len(self.data.y))
         names = [name for name in (self.reference(scheme), scheme) if name]
         chosen, _, _ = self._tune(names, self.candidates(self.seed), rows, progress)
@@ -186,9 +208,19 @@ class NestedStudy:
     def params(
         self, scheme: str, setting: Setting, n_rows: int, chosen: Mapping[str, Setting], seed: int | None = None
     ) -> dict[str, Any]:
-        """Return the network's parameters of a scheme's candidate for so many training rows.
+        """Return the network's parameters of a scheme's candidate.
 
-        `chosen` are the settings that tuning chose for the schemes that this one may follow.
+        Parameters
+        ----------
+        scheme : str
+        setting : dict
+            One of `candidates`.
+        n_rows : int
+            Rows to train on, on which the strength of an l2 that follows another's depends.
+        chosen : mapping of str to dict
+            The settings that tuning chose for the schemes that this one may follow.
+        seed : int or None
+            Of the network; None is the study's.
         """
         params = {
             "l2_budget": None,
@@ -246,10 +278,16 @@ class NestedStudy:
         rows: np.ndarray,
         progress: Callable[[int], None] | None,
     ) -> tuple[dict[str, Setting], list[dict[str, Any]], int]:
-        """Try every candidate on inner folds of `rows`.
+        """Try every candidate on inner folds of `rows`; schemes that follow others wait for what those chose.
 
-        Return each scheme's best setting, a row per scheme and candidate, and the number of
-        different networks.
+        Returns
+        -------
+        chosen : dict of str to dict
+            Each scheme's best setting.
+        tried : list of dict
+            A row per scheme and candidate.
+        n_fits : int
+            Different networks that were trained.
         """
         splits = self.inner_splits(rows)
         n_rows = self._n_rows(splits[-1][0])  # of which the strengths in `tuning` are told; other folds differ by one
@@ -297,7 +335,23 @@ class NestedStudy:
         scoring: Scoring,
         fronts: dict[Any, Any] | None = None,
     ) -> list[list[Result]]:
-        """Return the results of networks' parameters on splits; one network stands for all that mean the same."""
+        """Evaluate networks, of which one stands for all that mean the same.
+
+        Parameters
+        ----------
+        params : sequence of dict
+            Of the network alone.
+        splits : list of (train, test)
+        progress : callable or None
+        scoring : Scoring
+        fronts : dict or None
+            As for `evaluate`.
+
+        Returns
+        -------
+        list of list of dict
+            For each of `params` the result of every split.
+        """
         signatures = [self._signature(each) for each in params]
         different = dict(zip(signatures, params, strict=True))
         numbers = {signature: number for number, signature in enumerate(different)}

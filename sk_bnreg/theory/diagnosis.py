@@ -173,6 +173,7 @@ def _rescalings(network: Any, x: Tensor) -> list[_Rescaling]:
         for member, (powers, _) in enumerate(known, 1):
             for block, power in powers.items():
                 values[block][member] *= FACTOR**power
+        # in training mode, with the batch's statistics: running ones would know the old scale
         outputs = stack(x.expand(len(stack.theta), -1, -1))  # (M, C, B)
     spread = outputs[0].std(dim=1, keepdim=True).clamp(min=torch.finfo(outputs.dtype).tiny)
     changes = ((outputs[1:] - outputs[0]).abs() / spread).amax(dim=(1, 2))
@@ -205,7 +206,13 @@ def _known_rescalings(module: StackedMLP) -> Iterator[tuple[dict[Place, int], bo
 
 
 def _units(network: Any, x: Tensor) -> dict[int, dict[str, int]]:
-    """Count the units of each hidden layer, and those of them that are of no use."""
+    """Count the units of each hidden layer, and those of them that are of no use.
+
+    Returns
+    -------
+    dict of int to dict of str to int
+        By layer: `units`, `dead`, and where units have a scale `gamma_near_0`.
+    """
     module = network.net_.module_
     hidden: list[Tensor] = []
     with torch.no_grad():
@@ -226,7 +233,18 @@ def _l2_sentences(
 ) -> list[str]:
     """Say of every group of penalised parameters whether L2 can limit the function through it.
 
-    `ways` are the rescalings by which each block is evaded, None where there is none.
+    Parameters
+    ----------
+    network : fitted network
+    layers : dict of (layer, role) to dict
+        The rows of `Diagnosis.layers`.
+    rescalings : sequence of _Rescaling
+    ways : dict of (layer, role) to dict or None
+        The rescaling by which each penalised block is evaded, None where there is none.
+
+    Returns
+    -------
+    list of str
     """
     if not ways:
         return ["There is no L2 in this fit."]
@@ -281,7 +299,20 @@ def _evasion(
 ) -> Mapping[Place, float] | None:
     """Combine rescalings that leave the outputs as they are so that a block shrinks and nothing penalised grows.
 
-    Return the powers that it gives every block, or None if there is none.
+    Rescalings multiply, so their powers add up: whether a combination exists is a linear program.
+
+    Parameters
+    ----------
+    block : (layer, role)
+    penalised : sequence of (layer, role)
+        All blocks with L2.
+    free : sequence of mapping
+        Rescalings, the power of each block in them.
+
+    Returns
+    -------
+    dict or None
+        The power of every block in the combination, None if there is none.
     """
     usable = [*free, *({other: -power for other, power in powers.items()} for powers in free)]
     for powers in usable:  # mostly one will do

@@ -120,7 +120,17 @@ class NormRecorder(Callback):
 
 
 def layer_rows(network: Any) -> dict[Place, dict[str, float]]:
-    """Return the rows of `Diagnosis.layers`."""
+    """Return the rows of `Diagnosis.layers`.
+
+    Parameters
+    ----------
+    network : fitted BNMLPClassifier or BNMLPRegressor
+        Of its members the first is looked at.
+
+    Returns
+    -------
+    dict of (layer, role) to dict of str to float
+    """
     net, module = network.net_, network.net_.module_
     member, budgets = net.members[0], {report.role: report.budget for report in network.l2_report_}
     start = _start(network)
@@ -163,7 +173,10 @@ def _start(network: Any) -> dict[Place, Tensor]:
 
 
 def _rotation(network: Any, place: Place, weight: Tensor, start: Mapping[Place, Tensor]) -> dict[str, float]:
-    """Return what `Diagnosis.layers` has of weights that batch norm follows, medians over units."""
+    """Return what `Diagnosis.layers` has of weights that batch norm follows, medians over units.
+
+    Medians, since dead units, whose weights only decay, would dominate any mean.
+    """
     norms = weight.norm(dim=1).numpy()
     power = network.net_.optimizer_.rate_power
     found = {"effective_rate": float(np.median(network.net_.members[0].learning_rate_init / norms**power))}
@@ -178,7 +191,7 @@ def _rotation(network: Any, place: Place, weight: Tensor, start: Mapping[Place, 
     if start and len(recorder.epochs_) == network.n_iter_:
         without = _norms_without_l2(network, recorder, place, at_start)
         found["times_without_l2"] = float(np.median((without / norms) ** power))
-    half = epochs[len(epochs) // 2 :]
+    half = epochs[len(epochs) // 2 :]  # the first half of a training is on its way to the equilibrium
     angles = np.array([epoch.angles[0, units] for epoch in half])
     rates = np.array([epoch.rates[0] for epoch in half])
     found["angle"] = float(np.median(np.sqrt((angles**2).mean(axis=0))))
@@ -208,7 +221,7 @@ def equilibrium_angle(network: Any, rates: NDArray[np.float64], role: str = HIDD
     ----------
     Wan et al. 2021, "Spherical motion dynamics"; Kosson et al. 2024, "Rotational equilibrium".
     """
-    member, solver = network.net_.members[0], network.net_.optimizer_
+    member, solver = network.net_.members[0], network.net_.optimizer_  # constants as trained, not as set since
     constants = solver.param_groups[0]
     decay = rates * member.l2[role] * solver.decay_factor(member.l2_mode, constants)
     return solver.equilibrium_angle(decay, constants)
@@ -230,6 +243,7 @@ def _norms_without_l2(
     square = squares[0]
     for before, after, decay in zip(squares[:-1], squares[1:], np.diff(budgets), strict=True):
         left = np.exp(-2 * decay)
+        # decay acts all through the epoch, so of what was added early it has taken a part too
         added = (after - left * before) * (2 * decay / (1 - left) if decay else 1.0)
         grown = square**power + power * added * np.sqrt(before * after) ** (power - 1)
         square = np.maximum(grown, 0) ** (1 / power)
@@ -237,7 +251,17 @@ def _norms_without_l2(
 
 
 def trajectory(network: Any) -> pd.DataFrame | None:
-    """Return a row per epoch, layer and role of what a `NormRecorder` saw of the first member."""
+    """Return a row per epoch, layer and role of what a `NormRecorder` saw of the first member.
+
+    Parameters
+    ----------
+    network : fitted BNMLPClassifier or BNMLPRegressor
+
+    Returns
+    -------
+    DataFrame or None
+        As `Diagnosis.trajectory`; None if nothing was recorded.
+    """
     recorder = _recorder(network)
     if recorder is None or not recorder.epochs_:
         return None
