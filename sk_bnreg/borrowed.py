@@ -61,8 +61,8 @@ def fused_adamw(
 ) -> None:
     """Take AdamW's step as one kernel, in place; `step` counts from 1.
 
-    It is `torch.optim.AdamW(fused=True)` without the optimizer around it, whose step would cost as much again. Instead:
-    the same update in four calls (`lerp_`, `mul_`, `addcmul_`, `addcdiv_`), half as fast.
+    It is `torch.optim.AdamW(fused=True)` without the optimizer around it, which takes one learning rate for all
+    parameters. Instead: the same update by `lerp_`, `mul_`, `addcmul_` and `addcdiv_`, in more passes over memory.
     """
     torch._fused_adamw_(
         [parameters],

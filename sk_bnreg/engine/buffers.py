@@ -229,7 +229,7 @@ def row_values(net, work, which):
 def is_piecewise(net):
     """Tell whether hidden activations are linear outputs or zero, which their product writes at once.
 
-    Then a layer needs no pass of its own between two products.
+    Then a layer needs no pass for its activation.
     """
     facts = net.facts[0]
     return not facts.normalised and (facts.activation == RELU or facts.activation == IDENTITY)

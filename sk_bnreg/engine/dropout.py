@@ -32,12 +32,14 @@ class Dropout:
 
         A unit is kept if 16 bits of a hash of its place in the batch and the step's key are below a threshold.
         """
+        # a counter in place of a generator's state: the kernel draws any unit's mask again without keeping it
         keys = torch.tensor([key_of_step(seed, self.step) for seed in self.seeds], device=self.like.device)
         self.step += 1
         first, second = keys[:, :, None, None].unbind(1)  # (M, 1, 1)
         n_units = sum(self.units)
         place = torch.arange(n_units * n_rows, device=self.like.device).view(n_rows, n_units).T  # (H, B)
         x = place ^ first
+        # two rounds of a multiplicative hash; the low 32 bits of a product are right even where 64 overflow
         for shift, factor, key in ((16, 0x7FEB352D, second), (15, 0x846CA68B, 0)):
             x = ((x ^ (x >> shift)) * factor & 0xFFFFFFFF) ^ key
         kept = (x >> 16) < self.n_kept
@@ -45,7 +47,10 @@ class Dropout:
 
 
 def n_kept(rate: float) -> int:
-    """Return how many of 2**16 values of a hash keep a unit that is dropped at this rate."""
+    """Return how many of 2**16 values of a hash keep a unit that is dropped at this rate.
+
+    At least one value drops it, if the rate is not 0; then 2**16 alone means that there is no dropout.
+    """
     return 2**16 if rate == 0 else min(round((1 - rate) * 2**16), 2**16 - 1)
 
 

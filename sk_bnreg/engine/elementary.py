@@ -24,6 +24,7 @@ OPTIONS: dict[str, Any] = {
 }
 f32 = np.float32
 ZERO, HALF, ONE, TWO = f32(0), f32(0.5), f32(1), f32(2)
+# ln 2 and pi in parts, of which the first have so few bits that a multiple of them is exact
 LOG2_E, LN_2_HIGH, LN_2_LOW = f32(1.44269504), f32(0.693359375), f32(-2.12194440e-4)
 LEAST_EXP, MOST_EXP = f32(-87.3), f32(88.7)  # 2**n is a normal number up to 88.3, and infinite from there
 PER_PI, PI_1, PI_2, PI_3 = f32(1 / math.pi), f32(3.1415927), f32(-8.7422777e-8), f32(-3.430249e-15)
@@ -31,7 +32,13 @@ PER_ROOT_2, PER_ROOT_2_PI = f32(math.sqrt(0.5)), 1 / math.sqrt(2 * math.pi)
 
 
 def _by_type(single: Callable[..., Any], double: Callable[..., Any]) -> Any:
-    """Return a function for compiled code that is `single` for float32 and `double` for float64."""
+    """Return a function for compiled code that depends on its argument's type.
+
+    Parameters
+    ----------
+    single, double : callable
+        For float32 and for float64.
+    """
 
     def function(x):
         raise NotImplementedError("only compiled code calls this")
@@ -48,6 +55,7 @@ def _exp(x):
     """From 1e-38 on; 2**n times a polynomial of degree 6 (Cephes' expf)."""
     x = LEAST_EXP if x < LEAST_EXP else x
     x = MOST_EXP if x > MOST_EXP else x
+    # x = n ln 2 + r, |r| < 0.35
     n = np.floor(x * LOG2_E + HALF)
     r = (x - n * LN_2_HIGH) - n * LN_2_LOW
     p = ((f32(1.9875691e-4) * r + f32(1.3981999e-3)) * r + f32(8.3334519e-3)) * r
@@ -91,8 +99,10 @@ def _normal_cdf(x):
 @numba.njit(**OPTIONS)
 def _cos_sin(x):
     """Accurate for up to some ten thousand periods; beyond, somewhere in [-1, 1]."""
+    # x = n pi + r: an odd n turns both signs
     n = np.floor(x * PER_PI + HALF)
     r = ((x - n * PI_1) - n * PI_2) - n * PI_3
+    # of a huge x nothing of r is right, and its powers could be infinite
     r = -TWO if r < -TWO else r
     r = TWO if r > TWO else r
     q = r * r
@@ -104,11 +114,13 @@ def _cos_sin(x):
 
 @numba.njit(**OPTIONS)
 def _normal_cdf_by_libm(x):
+    """By erfc, which keeps its digits where the result is small."""
     return 0.5 * math.erfc(-x * math.sqrt(0.5))
 
 
 @numba.njit(**OPTIONS)
 def _cos_sin_by_libm(x):
+    """Both at once, as the gradient of a cosine needs them."""
     return math.cos(x), math.sin(x)
 
 
@@ -121,12 +133,14 @@ cos_sin = _by_type(_cos_sin, _cos_sin_by_libm)
 
 @numba.njit(**OPTIONS)
 def logistic(x):
+    """Return 1 / (1 + exp(-x)), by the exponential of a number that is not positive: it cannot overflow."""
     e = exp(-abs(x))
     return (e if x < ZERO else ONE) / (ONE + e)
 
 
 @numba.njit(**OPTIONS)
 def normal_density(x):
+    """Return the density of the standard normal distribution."""
     half = x * x
     half = -HALF * half
     return exp(half) * type(x)(PER_ROOT_2_PI)

@@ -7,7 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-N_COSINES, SIZE, SPREAD = 8, 3, 0.2
+# Most of an embedding's time goes to its cosines, and every value is one more input of the first layer. Twice the
+# cosines, or two values in place of three, score the same (docs/accuracy.md).
+N_COSINES = 8  # of each feature
+SIZE = 3  # values that they are mixed to
+SPREAD = 0.2  # standard deviation of the frequencies, in periods per unit of the feature
 
 
 def embedding_shape(n_embedded: int) -> tuple[int, int, int]:
@@ -36,7 +40,17 @@ def draw_embeddings(parameters: Tensor, generators: Sequence[torch.Generator]) -
 
 
 def embed(x: Tensor, parameters: Tensor) -> Tensor:
-    """Embed features ``(M, E, B)``: `SIZE` values of each, ``(M, E * S, B)``."""
+    """Embed features: `SIZE` values of each.
+
+    Parameters
+    ----------
+    x : Tensor of shape (M, E, B)
+    parameters : Tensor of shape (M, E, F, 2 + S)
+
+    Returns
+    -------
+    Tensor of shape (M, E * S, B)
+    """
     frequency, phase, weight = parameters.split([1, 1, SIZE], dim=3)  # (M, E, F, .)
     cosines = torch.cos(frequency * x[:, :, None] + phase)  # (M, E, F, B)
     return (weight.mT @ cosines).flatten(1, 2)
@@ -58,7 +72,7 @@ class EmbeddingPass:
         self.buffers: dict[int, _Buffers] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed features ``(M, E, B)``."""
+        """Embed features ``(M, E, B)``; what `backward` needs stays in buffers."""
         n_members, n_embedded, n_rows = x.shape
         if n_rows not in self.buffers:
             self.buffers[n_rows] = _Buffers.of(n_members * n_embedded, x)

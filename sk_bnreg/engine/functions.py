@@ -55,7 +55,13 @@ class StackedLoss(nn.Module):
         self.kind = kind
 
     def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of every row."""
+        """Return the loss of every row, ``(M, B)``.
+
+        Parameters
+        ----------
+        outputs : Tensor of shape (M, C, B)
+        target : Tensor of shape (M, C, B) or (M, B)
+        """
         if self.kind == "binary":
             return F.binary_cross_entropy_with_logits(outputs, target, reduction="none").sum(1)
         if self.kind == "multiclass":
@@ -63,9 +69,9 @@ class StackedLoss(nn.Module):
         return 0.5 * (outputs - target).square().mean(1)
 
     def gradient(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Return the gradient of every row's loss at its outputs."""
+        """Return the gradient of every row's loss at its outputs, ``(M, C, B)``, which may be written over them."""
         if self.kind == "binary":
-            return torch.sigmoid(outputs).sub_(target)
+            return torch.sigmoid(outputs).sub_(target)  # of the logistic and softmax losses: probability minus target
         if self.kind == "multiclass":
             index = target[:, None]
             return torch.softmax(outputs, 1).scatter_add_(1, index, outputs.new_full((), -1).expand(index.shape))

@@ -53,7 +53,7 @@ from sk_bnreg.engine.solvers import StackedSolver
 _normalise, _normalise_backward, _use_running, _momentum_at = (
     numba.njit(**INSIDE)(function) for function in (*_FORMS, momentum_at)
 )
-UNITS = 64  # go from pass to pass at once, a multiple of ALIGNED
+UNITS = 64  # so many go from pass to pass at once, a multiple of ALIGNED
 LEAST = -np.inf
 
 
@@ -104,11 +104,11 @@ def train_epoch(
     if rank == 0:
         clear(net, work)
     for step in range(len(rates)):
-        if rank == 0:
+        if rank == 0:  # one thread looks, so that all of the team stop at the same step
             flags[1] = atomic_load(stop, 0)
         rows, key = order[bounds[step] : bounds[step + 1]], key_of_step(seed, clocks[2] + step)
         load_inputs(net, data, member, rows, work, team)
-        if flags[1]:
+        if flags[1]:  # it was written before the team met in `load_inputs`
             break
         if rank == 0:
             weight = weigh(data.weight, rows, row_values(net, work, 0))
@@ -125,6 +125,7 @@ def train_epoch(
         if step == chosen:
             look(net, member.theta, work, seen, 2, team)
     meet(team.arrivals, n_threads)
+    # of the parameters as they are in the end, as torch's pass has it
     penalty = 0.0
     for role in range(len(net.role_ends) - 1):
         if member.coupled[role]:
@@ -229,7 +230,7 @@ def connect(net, theta, work, layer, start, stop, n):
     """
     facts, hidden, least = net.facts[0], layer < len(net.layers) - 1, LEAST
     outputs, shift = linear(net, work, layer), biases(net, theta, layer)
-    if hidden and facts.normalised:
+    if hidden and facts.normalised:  # its shift comes after the normalisation
         shift = block(work, facts.zeros_at, 1, facts.widest)[0]
     if hidden and is_piecewise(net):
         outputs = inputs(net, work, layer + 1)
@@ -266,10 +267,11 @@ def forward(net, member, work, n, key, momentum, team):
                     normalise(net, member, work, layer, z, share, momentum, unit, past, n)
                 if not is_piecewise(net):
                     activate(facts.activation, z, scales, shifts, a, unit, past, n)
-                if member.n_kept < 2**16:
+                if member.n_kept < 2**16:  # otherwise all units are kept
                     drop(a, key, member.n_kept, net.layers[layer].unit_at, facts.n_units, unit, past, n)
                 transpose(a, flipped, unit, past, 0, n)
         meet(team.arrivals, team.size)
+    # the output layer is small, and its loss is one thread's
     if team.rank == 0:
         connect(net, member.theta, work, last, 0, net.layers[last].n_out, n)
 
@@ -335,7 +337,7 @@ def backward(net, member, work, n, key, team):
                 multiply(weights(net, theta, layer + 1), True, above, delta, zeros, LEAST, start, stop, n_above, n)
                 for unit in range(start, stop, UNITS):
                     past = min(unit + UNITS, stop)
-                    if member.n_kept < 2**16:
+                    if member.n_kept < 2**16:  # the masks are drawn again, so that they need no room
                         drop(delta, key, member.n_kept, net.layers[layer].unit_at, facts.n_units, unit, past, n)
                     activate_backward(facts.activation, delta, z, scales, shifts, a, kept, of_shift, unit, past, n)
                     if facts.normalised:

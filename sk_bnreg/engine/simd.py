@@ -257,7 +257,7 @@ def copy_row(typing, a, i, b, j, n_columns):
 def block(typing, flat, at, n_rows, n_columns):
     """View a part of a flat array as a matrix; nothing counts the reference.
 
-    A slice would count it, which takes longer than some of the passes that it is for.
+    A slice would count it, and a pass takes many.
 
     Parameters
     ----------

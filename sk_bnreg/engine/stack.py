@@ -100,6 +100,7 @@ class StackedMLP(nn.Module):
             n_features, self.hidden, n_outputs, batch_norm=self.batch_norm, n_embedded=len(embedded)
         )
         self.slices: dict[str, slice] = {}
+        # blocks come in the order of their roles, so those of a role are neighbours; one without any is an empty slice
         stop = 0
         for role in ROLES:
             start, stop = stop, max([stop, *(block.stop for block in self.parameter_blocks if block.role == role)])

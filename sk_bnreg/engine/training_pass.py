@@ -57,6 +57,7 @@ class TrainingPass:
         n_features, n_rows = x.shape[1:]
         if self.embedding is not None:
             x = torch.cat([x, self.embedding.forward(x[:, self.stack.embedded])], dim=1)
+        # batches have two sizes at most: the last one's too
         if n_rows not in self.buffers:
             self.buffers[n_rows] = _Buffers(self.value, n_rows)
         buffers = self.buffers[n_rows]
@@ -87,6 +88,7 @@ class TrainingPass:
                 if masks is not None:
                     delta.mul_(masks[layer])
                 delta = self.activation.backward(delta, before[layer], after[layer])
+            # the gradient at the shift is a sum over rows; a normalisation makes it on the way to its own
             if self.normalisation is None or layer == len(hidden):
                 torch.sum(delta, 2, keepdim=True, out=grad.shift)
             else:
@@ -94,7 +96,7 @@ class TrainingPass:
             torch.bmm(delta, inputs[layer].mT, out=grad.weight)
             if layer:
                 delta = torch.bmm(value.weight.mT, delta, out=buffers.delta[layer - 1])  # (M, H, B)
-            elif self.embedding is not None:
+            elif self.embedding is not None:  # below the first layer only embeddings have a gradient
                 self.embedding.backward(torch.bmm(value.weight[:, :, n_features:].mT, delta))
         if self.normalisation is not None:
             self.stack.n_steps += 1

@@ -18,7 +18,17 @@ if hasattr(os, "register_at_fork"):  # torch's own threads are not there after a
 
 
 class Team(NamedTuple):
-    """The threads that a job may use: the one that runs it and `size` - 1 that wait for what it submits."""
+    """The threads that a job may use: the one that runs it and those that wait for what it submits.
+
+    Attributes
+    ----------
+    size : int
+        How many they are together.
+    submit : callable
+        As that of an executor.
+    stop : ndarray of shape (1,)
+        Not 0 if all work is to end.
+    """
 
     size: int
     submit: Callable[..., Future[Any]]
@@ -44,13 +54,24 @@ class Job(NamedTuple):
 
 
 class Room:
-    """Memory that a thread keeps from job to job: what threads allocate and free, the C library may not give back."""
+    """Memory that a thread keeps from job to job.
+
+    What threads allocate and free, the C library may not give back to the system, nor to other threads.
+    """
 
     def __init__(self) -> None:
         self._bytes: dict[str, NDArray[np.uint8]] = {}
 
     def take(self, name: str, n: int, dtype: Any) -> NDArray[Any]:
-        """Return an array of n numbers at the start of a cache line, as the last of this name was left."""
+        """Return an array at the start of a cache line, as the last of this name was left.
+
+        Parameters
+        ----------
+        name : str
+        n : int
+            Numbers in it.
+        dtype : dtype
+        """
         n_bytes = n * np.dtype(dtype).itemsize
         if name not in self._bytes or len(self._bytes[name]) < n_bytes + CACHE_LINE:
             self._bytes[name] = np.zeros(n_bytes + CACHE_LINE, np.uint8)
@@ -76,7 +97,10 @@ class Workers:
         self.threads.shutdown()
 
     def do(self, jobs: Sequence[Job]) -> None:
-        """Do all jobs; an interrupt ends them at their next batch."""
+        """Do all jobs; an error or an interrupt ends the others at their next batch.
+
+        Where there are fewer jobs than threads, each has a team of them.
+        """
         if not jobs:
             return
         size = min([max(1, self.n_threads // len(jobs)), *(job.most_threads for job in jobs)])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sk_bnreg.engine.roles import L2_TARGETS, ROLES, l2_by_role
-from sk_bnreg.engine.solvers import LEARNING_RATES, SOLVERS, Member, decay_budgets, learning_rates
+from sk_bnreg.engine.solvers import L2_MODES, LEARNING_RATES, SOLVERS, Member, decay_budgets, learning_rates
 from sk_bnreg.engine.stack import StackedMLP
 
 CONSTANTS = {"adam": {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8}, "sgd": {"momentum": 0.8}}
@@ -130,6 +130,11 @@ def test_adam_has_no_budget_in_loss_mode():
     member = make_member(l2_by_role(0.1, "weights"), "loss")
     optimizer = SOLVERS["adam"](stack, [member], **CONSTANTS["adam"])
     assert np.isnan(decay_budgets(member, 1.0, optimizer.decay_factor("loss", CONSTANTS["adam"]))["hidden_weights"])
+
+
+def test_a_budget_exists_where_l2_shrinks_every_parameter_alike():
+    known = {(name, mode): solver.has_budget(mode) for name, solver in SOLVERS.items() for mode in L2_MODES}
+    assert [pair for pair, has_budget in known.items() if not has_budget] == [("adam", "loss")]
 
 
 def test_l2_by_role():

@@ -306,6 +306,12 @@ def test_bad_input_gets_one_sentence(digits):
         NormTrajectoryDisplay.from_diagnosis(diagnose(plain, digits[0]), quantity="angle")
 
 
+def test_a_role_that_the_display_does_not_know_is_drawn():
+    path = pd.DataFrame({"epoch": [1, 2], "layer": [1, 1], "role": ["input_weights"] * 2, "norm": [2.0, 1.0]})
+    display = NormTrajectoryDisplay(path, quantity="norm").plot()
+    assert display.lines_["input weights 1"].get_ydata().tolist() == [2.0, 1.0]
+
+
 def test_displays_draw_what_the_diagnosis_says(digits):
     diagnosis = diagnose(networks(digits, callbacks=[NormRecorder()]), digits[0])
     table = diagnosis.invariances
