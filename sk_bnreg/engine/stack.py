@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -123,13 +124,14 @@ class StackedMLP(nn.Module):
             layer.weight.fill_(limit)
             if layer.scale is None:  # the shifts of a normalisation start at 0
                 layer.shift.fill_(limit)
-        is_drawn = torch.ones(bound.shape[1], dtype=torch.bool)
-        is_drawn[self.slices["embeddings"]] = False
-        drawn = is_drawn.nonzero()[:, 0]
-        # one number for each of them, those that start at 0 or 1 too: so the draws don't depend on which these are
-        draws = torch.stack([torch.rand(len(drawn), generator=g, dtype=torch.float64) for g in generators])
+        others = self.slices["embeddings"]
+        n_drawn = bound.shape[1] - (others.stop - others.start)
+        # one number for each, for those that start at 0 or 1 too: so the draws don't depend on which these are
+        draws = torch.stack([torch.rand(n_drawn, generator=g, dtype=torch.float64) for g in generators])
         with torch.no_grad():
-            self.theta[:, drawn.to(self.theta.device)] = (bound[:, drawn] * (2 * draws - 1)).to(self.theta)
+            before, after = draws.split([others.start, n_drawn - others.start], dim=1)
+            self.theta[:, : others.start] = bound[:, : others.start] * (2 * before - 1)
+            self.theta[:, others.stop :] = bound[:, others.stop :] * (2 * after - 1)
             for layer in self.layers(self.theta):
                 if layer.scale is not None:
                     layer.scale.fill_(1.0)
@@ -204,7 +206,7 @@ class StackedMLP(nn.Module):
             x = torch.cat([x, weight.sum(2).flatten(1)[:, :, None]], dim=1)
         *layers, last = self.layers(sizes)
         for layer, running in zip(layers, self.running_statistics(), strict=True):
-            x = layer.weight @ x
+            x = _product(layer.weight, x)
             reached.append(x)
             if self.normalisation is None or layer.scale is None:
                 x = x + layer.shift
@@ -212,5 +214,10 @@ class StackedMLP(nn.Module):
                 x = self.normalisation.largest(x, layer.scale, layer.shift, running)
             x = x.clamp(min=1.0)  # a logistic unit's largest value; the other activations make nothing larger
             reached.append(x)
-        x = torch.baddbmm(last.shift, last.weight, x)
+        x = _product(last.weight, x) + last.shift
         return torch.cat([*reached, x], 1).amax(1)[:, 0]
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply by numpy: torch's threads take milliseconds to wake up, for a product of microseconds."""
+    return torch.from_numpy(np.matmul(a.numpy(force=True), b.numpy(force=True))).to(a.device)
