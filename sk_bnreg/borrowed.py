@@ -33,14 +33,24 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseSearchCV", "Interval", "Options", "StrOptions", "add_param_group", "check_method_params",
     "check_partial_fit_first_call", "check_sample_weight", "fit_and_score", "fused_adamw", "has_callbacks",
-    "init_context", "initialize_callbacks", "lerp_all", "num_samples", "optimizing", "safe_indexing", "score",
-    "storage_of", "trial_id", "warn_or_raise_about_fit_failures",
+    "init_context", "initialize_callbacks", "lerp_all", "listens", "num_samples", "optimizing", "safe_indexing",
+    "score", "scorers_of", "storage_of", "trial_id", "warn_or_raise_about_fit_failures",
 ]  # fmt: skip
 
 
 def has_callbacks(estimator: BaseEstimator) -> bool:
     """Tell whether an estimator has been given callbacks of scikit-learn's. Instead: have them on a search alone."""
     return hasattr(estimator, "_skl_callbacks")
+
+
+def listens(context: Any) -> bool:
+    """Tell whether anybody hears of a callback context's tasks. Instead: tell of every epoch, heard or not."""
+    return bool(context._callbacks)
+
+
+def scorers_of(scorer: Any) -> Any:
+    """Return the scorers by name of one that has several, or the one. Instead: ``search.scoring``'s names."""
+    return getattr(scorer, "_scorers", scorer)
 
 
 # torch 2.13.0

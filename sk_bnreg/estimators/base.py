@@ -11,7 +11,7 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
 
-from sk_bnreg.borrowed import Interval, Options, StrOptions
+from sk_bnreg.borrowed import Interval, Options, StrOptions, listens
 from sk_bnreg.engine.functions import ACTIVATIONS
 from sk_bnreg.engine.roles import ROLES
 from sk_bnreg.engine.rows import batch_bounds
@@ -170,7 +170,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
         task = make_task(self, X, y, sample_weight, (X_val, y_val, sample_weight_val))
         # skorch's machinery is the way to epochs; without callbacks it is spared
-        if context._callbacks:
+        if listens(context):
             task.hooks.append(_EpochTasks(context, self, X, y, metadata))
         self._train(task)
         context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata)

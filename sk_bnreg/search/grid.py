@@ -10,7 +10,7 @@ from sklearn.callback import with_callbacks
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
 from sklearn.utils import indexable
 
-from sk_bnreg.borrowed import BaseSearchCV, check_method_params, warn_or_raise_about_fit_failures
+from sk_bnreg.borrowed import BaseSearchCV, check_method_params, scorers_of, warn_or_raise_about_fit_failures
 from sk_bnreg.search.evaluation import Folds, Scoring, candidate_of, evaluate
 
 OWN_CONSTRAINTS = {"racing": ["boolean"]}
@@ -67,7 +67,7 @@ class StackedSearch(BaseSearchCV):
             self.best_params_ = results["params"][self.best_index_]
         if self.refit:
             self._refit(about, routed.estimator.fit, context)
-        self.scorer_ = getattr(scorer, "_scorers", scorer)
+        self.scorer_ = scorers_of(scorer)
         self.cv_results_ = results
         context.call_on_fit_task_end(**about)
         return self
