@@ -163,7 +163,7 @@ def compare_schemes(
     study = NestedStudy(
         estimator=estimator,
         data=_data(estimator, X, y, scoring, groups, weight, params or {}),
-        scoring=Scoring(check_scoring(estimator, scoring), error_score, return_estimator=True),
+        scoring=Scoring(check_scoring(estimator, scoring), error_score),
         metric=metric_name(estimator, scoring),
         groups=groups,
         weight=weight,

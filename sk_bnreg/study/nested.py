@@ -145,8 +145,9 @@ class NestedStudy:
         wanted = [(name, seed) for seed in range(self.n_seeds) for name in self.schemes]
         n_rows = self._n_rows(train)
         params = [self.params(name, chosen[name], n_rows, chosen, self.seed + seed) for name, seed in wanted]
-        # a number for what fails would stand in the results as a score
-        results = self._evaluate(params, [(train, test)], progress, replace(self.scoring, error_score=np.nan))
+        # a number for what fails would stand in the results as a score; estimators of inner folds would fill the memory
+        outer = replace(self.scoring, error_score=np.nan, return_estimator=True)
+        results = self._evaluate(params, [(train, test)], progress, outer)
         n_fits += len({self._signature(each) for each in params})
         # of the chosen candidate, which is the best of its scheme
         inner_scores = pd.DataFrame(tried).groupby("scheme")["inner_score"].max()
