@@ -220,4 +220,5 @@ class StackedMLP(nn.Module):
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """Multiply by numpy: torch's threads take milliseconds to wake up, for a product of microseconds."""
-    return torch.from_numpy(np.matmul(a.numpy(force=True), b.numpy(force=True))).to(a.device)
+    with np.errstate(over="ignore", invalid="ignore"):  # there may be no bound
+        return torch.from_numpy(np.matmul(a.numpy(force=True), b.numpy(force=True))).to(a.device)

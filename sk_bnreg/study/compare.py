@@ -87,8 +87,8 @@ def compare_schemes(
     sample_weight : array-like of shape (n_samples,), default=None
         Weights in training the network and in scoring.
     params : dict, default=None
-        More for `fit`, cut to the rows of a fold where it has an entry per row. With metadata routing (these, groups
-        and weights) as the estimator's steps and the scorer ask for it.
+        More for `fit`, cut to the rows of a fold where it has an entry per row. With metadata routing these and the
+        weights go where the estimator's steps and the scorer ask for them.
     n_candidates : int, default=8
         Settings tried by each scheme.
     inner_cv : int, default=3
@@ -162,7 +162,7 @@ def compare_schemes(
     weight = None if sample_weight is None else np.asarray(sample_weight)
     study = NestedStudy(
         estimator=estimator,
-        data=_data(estimator, X, y, scoring, groups, weight, params or {}),
+        data=_data(estimator, X, y, scoring, weight, params or {}),
         scoring=Scoring(check_scoring(estimator, scoring), error_score),
         metric=metric_name(estimator, scoring),
         groups=groups,
@@ -219,16 +219,15 @@ def _check_counts(
         raise ValueError(f"budgets must be finite and not negative, got {budgets}.")
 
 
-def _data(estimator: Any, X: Any, y: Any, scoring: Any, groups: Any, weight: Any, params: Mapping[str, Any]) -> Folds:
+def _data(estimator: Any, X: Any, y: Any, scoring: Any, weight: Any, params: Mapping[str, Any]) -> Folds:
     """Return all rows, with what `fit` and the scorer are given beside them.
 
     Without metadata routing, scikit-learn's names say where an argument goes, and weights go to the network and the
-    scorer; with it, the estimator's steps and the scorer have said what they ask for.
+    scorer; with it, the estimator's steps and the scorer have said what they ask for. Groups are the splitters' alone.
     """
     if get_config()["enable_metadata_routing"]:
-        given = {"groups": groups, "sample_weight": weight, **params}
-        search = StackedGridSearchCV(estimator, {}, scoring=scoring)
-        routed = search.route({name: value for name, value in given.items() if value is not None})
+        given = dict(params) if weight is None else {"sample_weight": weight, **params}
+        routed = StackedGridSearchCV(estimator, {}, scoring=scoring).route(given)
         return Folds(X, y, [], routed.estimator.fit, routed.scorer.score)
     if weight is None:
         return Folds(X, y, [], dict(params))
@@ -312,7 +311,8 @@ def _fingerprint(study: NestedStudy, splits: Any, scoring: Any, params: Any) -> 
     # pandas hashes words and dates by their values; joblib would pickle them, in a way that changes with versions
     content = np.asarray(pd.util.hash_pandas_object(X)) if isinstance(X, pd.DataFrame) else np.asarray(X)
     settings = (
-        study.schemes, study.n_candidates, study.budgets, study.inner_cv, study.n_seeds, scoring, study.seed, params
+        study.schemes, study.n_candidates, study.budgets, study.inner_cv, study.n_seeds, scoring, study.seed, params,
+        study.scoring.error_score,
     )  # fmt: skip
     return joblib.hash(
         (content, np.asarray(study.data.y), study.groups, study.weight, study.estimator, settings, splits)

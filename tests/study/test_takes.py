@@ -79,6 +79,17 @@ def test_metadata_goes_where_it_was_asked_for(table):
             assert row["score"] == pytest.approx(score)
 
 
+def test_groups_need_no_routing(table):
+    """They are the splitters', which are the study's own."""
+    X, y = table
+    groups = np.repeat(np.arange(30), 5)
+    study = {"cv": 3, "groups": groups, **FEW}
+    plain = compare_schemes(BNMLPClassifier(**SMALL), X, y, **study)
+    with config_context(enable_metadata_routing=True):
+        routed = compare_schemes(BNMLPClassifier(**SMALL), X, y, **study)
+    pd.testing.assert_series_equal(plain.frame["score"], routed.frame["score"])
+
+
 def test_parameters_of_fit_reach_the_steps(table):
     X, y = table
     weight = np.random.default_rng(0).uniform(0.1, 3.0, len(y))
