@@ -32,7 +32,7 @@ class Team(NamedTuple):
 
     size: int
     submit: Callable[..., Future[Any]]
-    stop: NDArray[np.int64]  # not 0 if all work is to end
+    stop: NDArray[np.int64]
 
 
 class Job(NamedTuple):
