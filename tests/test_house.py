@@ -13,10 +13,10 @@ HOUSE = {
     "simd elementary passes buffers kernel compiled tasks",
     "estimators": "targets preparation base networks fit_stack pipelines",
     "search": "evaluation grid space trials worker tuning",
-    "stats": "folds tables",
+    "stats": "folds looks tables",
     "theory": "rotation diagnosis reproduce",
     "report": "results displays diagnosis_displays survey_displays pages",
-    "study": "schemes plan comparison store nested compare tables survey",
+    "study": "schemes candidates held_out plan comparison nested store run compare tables survey",
     "cli": "runner compare tune survey reproduce main",
 }
 ORDER = ["borrowed", *(f"{folder}.{file}" for folder, files in HOUSE.items() for file in files.split())]

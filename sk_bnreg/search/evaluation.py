@@ -59,10 +59,13 @@ class Scoring:
 
     Attributes
     ----------
-    scorer : callable
+    scorer : callable or None
+        None scores nothing.
     error_score : float or "raise"
         The score where a fit or a score fails.
     return_train_score, return_estimator : bool
+    predict : callable or None
+        ``predict(estimator, X)`` of the test rows becomes the result's `outputs`.
     caller : estimator or None
         The search that scikit-learn's callbacks are told of.
     """
@@ -71,6 +74,7 @@ class Scoring:
     error_score: Any = np.nan
     return_train_score: bool = False
     return_estimator: bool = False
+    predict: Callable[[Any, Any], Any] | None = None
     caller: Any = None
 
     def accept(self, failure: "Failure") -> "Failure":
@@ -134,7 +138,7 @@ def evaluate(
     -------
     dict of (candidate, split) to dict
         As scikit-learn's `_fit_and_score` has them (`test_scores`, `train_scores`, `fit_time`, `score_time` in seconds,
-        `fit_error`), with `n_iter`, and `estimator` if that is wanted. Scores of a failed fit are None.
+        `fit_error`), with `n_iter`, and `estimator` or `outputs` if they are wanted. Scores of a failed fit are None.
     """
     if places is None:
         places = [(candidate, split) for candidate in range(len(candidates)) for split in range(len(folds.splits))]
@@ -419,7 +423,10 @@ def _scores(network: Any, fitted: _FittedFront, scoring: Scoring, failed: bool) 
     result: Result = {
         name: score(estimator, X, y, scoring.scorer, params, scoring.error_score)
         for name, (X, y, params) in rows.items()
+        if scoring.scorer is not None
     }
+    if scoring.predict is not None:
+        result["outputs"] = scoring.predict(estimator, fitted.test[0])
     if scoring.return_estimator:
         result["estimator"] = estimator
     return {**result, "score_time": time.perf_counter() - start, "n_iter": network.n_iter_}

@@ -7,6 +7,17 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
+CONFIDENCE = 0.95  # a word's probability is greater
+WORDS = {
+    "helps": "keep it",
+    "hurts": "leave it out",
+    "redundant": "leave it out, or leave it in: no difference that matters",
+    "dispensable": "leave it out: no gain that matters",
+    "harmless": "keep it if you like: no loss that matters",
+    "undecided": "this table does not tell; keep what you have",
+}  # and what to do, the stronger ones first
+STRONG = ("helps", "hurts", "redundant")
+
 
 class Judgement:
     """A result with the probabilities of three regions, and the word that follows from them.
@@ -28,16 +39,35 @@ class Judgement:
 
     @property
     def verdict(self) -> str:
-        """ "redundant", "helps", "hurts" (each with a probability over 0.95) or "undecided"."""
-        # at most one of three that sum to 1 is over 0.95
-        words = {"redundant": self.p_equivalent, "helps": self.p_better, "hurts": self.p_worse}
-        word = max(words, key=lambda name: words[name])
-        return word if words[word] > 0.95 else "undecided"
+        """The strongest of `WORDS` that has a probability over 0.95.
+
+        "helps" or "hurts": beyond the rope on that side. "dispensable": not above it, no gain that matters.
+        "harmless": not below it, no loss that matters. "redundant": both of these. "undecided": none of them.
+        """
+        return self.verdict_at(CONFIDENCE)
+
+    def verdict_at(self, confidence: float) -> str:
+        """Return the verdict that takes this probability."""
+        dispensable, harmless = 1 - self.p_better > confidence, 1 - self.p_worse > confidence
+        found = {
+            "helps": self.p_better > confidence,
+            "hurts": self.p_worse > confidence,
+            "redundant": dispensable and harmless,
+            "dispensable": dispensable,
+            "harmless": harmless,
+            "undecided": True,
+        }
+        return next(word for word in WORDS if found[word])
 
     @property
     def verb(self) -> str:
         """The verdict as the verb of a sentence: "helps", "is redundant" and so on."""
         return self.verdict if self.verdict in ("helps", "hurts") else f"is {self.verdict}"
+
+    @property
+    def advice(self) -> str:
+        """What to do, by the verdict."""
+        return WORDS[self.verdict]
 
     def probabilities(self) -> str:
         """Return the end of a sentence: the three probabilities, the rope and the verdict."""
@@ -65,9 +95,13 @@ class Contrast(Judgement):
         Half-width of the region of practical equivalence, in units of the score.
     resolution : float
         The smallest rope for which this many folds, with this spread, could ever
-        declare equivalence.
+        say "redundant".
     n_folds : int
         Differences that went in.
+    sd : float
+        Their standard deviation.
+    test_ratio : float
+        n_test / n_train of a fold.
     """
 
     mean: float
@@ -80,6 +114,21 @@ class Contrast(Judgement):
     rope: float
     resolution: float
     n_folds: int
+    sd: float
+    test_ratio: float
+
+    @property
+    def scale(self) -> float:
+        """Scale of the posterior of the mean, a t distribution with ``n_folds - 1`` degrees of freedom."""
+        return _scale(self.sd, self.n_folds, self.test_ratio)
+
+    @property
+    def hint(self) -> str:
+        """What a one-sided verdict leaves out: ", and probably helps by a little" if P(difference > 0) > 0.95."""
+        probably = {"harmless": ("helps", self.mean > 0), "dispensable": ("hurts", self.mean < 0)}
+        word, on_that_side = probably.get(self.verdict, ("", False))
+        # half the two-sided p-value is the posterior probability of the other side of 0
+        return f", and probably {word} by a little" if on_that_side and self.p_value / 2 < 1 - CONFIDENCE else ""
 
     def summary(self) -> str:
         """Return the result as one sentence."""
@@ -125,28 +174,41 @@ def contrast(differences: Sequence[float] | np.ndarray, *, test_ratio: float, ro
     (0.025, 0.0173, 0.0327, 'helps')
     """
     d = np.asarray(differences, dtype=float)
+    if len(d) < 2:
+        raise ValueError(f"differences must come from at least 2 folds, got {len(d)}.")
+    mean, sd = float(d.mean()), float(d.std(ddof=1))
     df = len(d) - 1  # folds that share rows are no fewer; the correlation is in the variance
-    in_spreads = resolution(len(d), test_ratio)
-    # equal differences leave no spread; a tiny one keeps the distribution defined
-    half = max(in_spreads * float(d.std(ddof=1)), np.sqrt(np.finfo(float).tiny))
-    scale = half / stats.t.ppf(0.975, df)
-    posterior = stats.t(df, loc=d.mean(), scale=scale)
+    scale = _scale(sd, len(d), test_ratio)
+    below, above = (float(stats.t.cdf(edge, df)) for edge in ((-rope - mean) / scale, (mean - rope) / scale))
+    half = scale * float(stats.t.ppf(0.975, df))
     return Contrast(
-        mean=float(d.mean()),
-        low=float(d.mean() - half),
-        high=float(d.mean() + half),
-        p_value=float(2 * stats.t.sf(abs(d.mean()) / scale, df)),
-        p_worse=float(posterior.cdf(-rope)),
-        p_equivalent=float(posterior.cdf(rope) - posterior.cdf(-rope)),
-        p_better=float(posterior.sf(rope)),
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        p_value=float(2 * stats.t.sf(abs(mean) / scale, df)),
+        p_worse=below,
+        p_equivalent=max(0.0, 1 - below - above),
+        p_better=above,
         rope=rope,
-        resolution=half,
+        resolution=sd * resolution(len(d), test_ratio),
         n_folds=len(d),
+        sd=sd,
+        test_ratio=test_ratio,
     )
 
 
+def _scale(sd: float, n_folds: int, test_ratio: float) -> float:
+    # equal differences leave no spread; a tiny one keeps the distribution defined
+    return max(sd * standard_error(n_folds, test_ratio), float(np.sqrt(np.finfo(float).tiny)))
+
+
+def standard_error(n_folds: int, test_ratio: float) -> float:
+    """Return the corrected standard error of a mean over folds, in standard deviations of one fold."""
+    return float(np.sqrt(1 / n_folds + test_ratio))
+
+
 def resolution(n_folds: int, test_ratio: float) -> float:
-    """Compute the smallest rope for which `n_folds` could ever declare equivalence, before any fit.
+    """Compute the smallest rope for which `n_folds` could ever say "redundant", before any fit.
 
     Parameters
     ----------
@@ -169,12 +231,12 @@ def resolution(n_folds: int, test_ratio: float) -> float:
     --------
     >>> from sk_bnreg.stats.folds import resolution
     >>> round(resolution(5, 1 / 4), 2), round(resolution(100, 1 / 9), 2)
-    (1.86, 0.69)
+    (1.43, 0.58)
     """
     if n_folds < 2:
         raise ValueError(f"differences must come from at least 2 folds, got {n_folds}.")
-    # half the 95 % interval per standard deviation: with a mean of 0, the posterior of a rope that wide holds 0.95
-    return float(stats.t.ppf(0.975, n_folds - 1) * np.sqrt(1 / n_folds + test_ratio))
+    # with a mean of 0, the posterior has 0.95 of its mass on the near side of either edge
+    return float(stats.t.ppf(CONFIDENCE, n_folds - 1)) * standard_error(n_folds, test_ratio)
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

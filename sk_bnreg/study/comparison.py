@@ -1,7 +1,8 @@
 """SchemeComparison: what the scores of regularisation schemes on the same folds say."""
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from sk_bnreg.engine.roles import l2_by_role
 from sk_bnreg.estimators.pipelines import network_in
 from sk_bnreg.search.evaluation import candidate_of
 from sk_bnreg.stats.folds import Contrast, contrast, holm
-from sk_bnreg.study.plan import StudyPlan
+from sk_bnreg.stats.looks import MOST_REPEATS, outlook, seed_deviation
+from sk_bnreg.study.held_out import HeldOut, scored
+from sk_bnreg.study.plan import Course, StudyPlan
 from sk_bnreg.study.schemes import QUESTIONS, SCHEMES, Question, scheme_name
 
 # beginnings of the names of scores whose best value is 1, for which a difference of 0.01 is the default rope
@@ -61,16 +64,20 @@ class Answer:
         Of the scores of the question's two schemes.
     p_holm : float
         The contrast's p-value, adjusted by Holm's method for all questions asked together.
+    outlook : str
+        What keeps the question from a strong word, and what it would take; "" where it has one.
     """
 
     question: Question
     contrast: Contrast
     p_holm: float
+    outlook: str = ""
 
     def summary(self) -> str:
         """Return the answer as a clause with its figures."""
         c, (subject, given, *_) = self.contrast, self.question
-        return f"{subject} {c.verb} given {given} ({c.mean:+.4f}, 95 % interval {c.low:+.4f} to {c.high:+.4f})"
+        figures = f"({c.mean:+.4f}, 95 % interval {c.low:+.4f} to {c.high:+.4f})"
+        return f"{subject} {c.verb} given {given}{c.hint} {figures}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,8 @@ class SchemeComparison:
     ----------
     frame : DataFrame
         A row per scheme, repeat, fold and seed with its score; from `compare_schemes` also
-        the tuned learning rate, l2 and decay budget, inner score, rows, seconds.
+        the tuned learning rate, l2, decay budget and dropout, rows, seconds. With columns `metric`
+        and `n_networks` it may hold several scores, and those of single networks beside those of means.
     schemes : dict
         The schemes by name.
     metric : str
@@ -92,6 +100,14 @@ class SchemeComparison:
         Differences smaller than this do not matter.
     test_ratio : float
         n_test / n_train of a fold.
+    n_networks : int
+        Networks of which each score is of the mean prediction.
+    ropes : dict of str to float
+        Of each metric in `frame`.
+    held_out : HeldOut or None
+        What the networks predicted, for `rescore`.
+    course : Course or None
+        How the study went: looks, seeds, and why it ended.
     tuning : DataFrame or None
         A row per scheme, repeat, fold and candidate: its settings and mean inner score.
     best_estimator_ : estimator or None
@@ -110,6 +126,10 @@ class SchemeComparison:
     metric: str
     rope: float
     test_ratio: float
+    n_networks: int = 1
+    ropes: Mapping[str, float] = field(default_factory=dict)
+    held_out: HeldOut | None = None
+    course: Course | None = None
     tuning: pd.DataFrame | None = None
     best_estimator_: Any = None
     plan: StudyPlan | None = None
@@ -315,7 +335,9 @@ class SchemeComparison:
     @property
     def n_fits(self) -> int:
         """Networks trained for the scores (0 where that is not known)."""
-        return int(self.frame.drop_duplicates(["repeat", "fold"])["n_fits"].sum()) if "n_fits" in self.frame else 0
+        # a fold that got more seeds has rows of each time
+        once = self.frame.drop_duplicates(["repeat", "fold", "elapsed"]) if "n_fits" in self.frame else None
+        return 0 if once is None else int(once["n_fits"].sum())
 
     @property
     def best_scheme(self) -> str:
@@ -344,7 +366,7 @@ class SchemeComparison:
         )
         # medians of settings: a fold's learning rate is one of few values, a mean would be none of them
         tuned = [name for name in ("learning_rate_init", "budget", "l2") if name in self.frame]
-        medians = self.frame.groupby("scheme")[tuned].median()
+        medians = self._rows().groupby("scheme")[tuned].median()
         return rows.join(medians).loc[list(self.schemes)].rename_axis("scheme")
 
     def verdicts(self) -> list[Answer]:
@@ -357,7 +379,8 @@ class SchemeComparison:
         ]
         contrasts = [self.contrast(question.scheme, question.against) for question in asked]
         p_holm = holm([c.p_value for c in contrasts])
-        return [Answer(*found) for found in zip(asked, contrasts, map(float, p_holm), strict=True)]
+        outlooks = [self._outlook(c, q) for c, q in zip(contrasts, asked, strict=True)]
+        return [Answer(*found) for found in zip(asked, contrasts, map(float, p_holm), outlooks, strict=True)]
 
     def contrast(self, scheme: str, against: str) -> Contrast:
         """Return what the folds say of the difference between two schemes.
@@ -396,7 +419,112 @@ class SchemeComparison:
     def sentence(self) -> str:
         """Return the verdicts as one sentence."""
         answers = "; ".join(answer.summary() for answer in self.verdicts())
-        return f"On this table {answers}; differences in {self.metric} within {self.rope:g} count as none."
+        of = "" if self.n_networks == 1 else f"For the mean of {self.n_networks} networks, on this table "
+        return f"{of or 'On this table '}{answers}; differences in {self.metric} within {self.rope:g} count as none."
+
+    @property
+    def single(self) -> "SchemeComparison":
+        """The comparison of single networks, where this one is of means of several."""
+        return replace(self, n_networks=1)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the scores in `frame`; `rescore` switches to one of them, or to another."""
+        return list(self.frame["metric"].unique()) if "metric" in self.frame else [self.metric]
+
+    def rescore(self, scoring: Any, *, rope: float | None = None) -> "SchemeComparison":
+        """Compare the schemes by another score of the same predictions, without training.
+
+        Parameters
+        ----------
+        scoring : str or scorer
+            As in `compare_schemes`.
+        rope : float, default=None
+            Differences smaller than this do not matter. None is 0.01 for scores whose best
+            value is 1; any other score asks for it.
+
+        Returns
+        -------
+        SchemeComparison
+            Its schemes were tuned as this one's.
+
+        Raises
+        ------
+        ValueError
+            If the comparison holds no predictions.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_breast_cancer
+        >>> from sk_bnreg import BNMLPClassifier, compare_schemes
+        >>> X, y = load_breast_cancer(return_X_y=True)
+        >>> net = BNMLPClassifier((8,), max_iter=5, n_ensemble=1)
+        >>> study = compare_schemes(net, X / X.max(0), y, schemes=["bn", "bn+l2"], cv=2, n_repeats=1, n_candidates=2,
+        ...                         inner_cv=2, random_state=0, on_plan=None)
+        >>> study.rescore("roc_auc").metric
+        'roc_auc'
+        """
+        metric = metric_name(None, scoring)
+        rope = self.ropes.get(metric) if rope is None else rope
+        rope = default_rope(scoring) if rope is None else rope
+        if metric in self.metrics:
+            return replace(self, metric=metric, rope=rope)
+        if self.held_out is None:
+            raise ValueError(f"The predictions are not there to score by {metric!r}: compare_schemes keeps them.")
+        networks = self.frame[(self.frame["metric"] == self.metric) & (self.frame["n_networks"] == 1)]
+        frame = scored(networks, self.held_out, {metric: self.held_out.scorer(scoring)}, self.n_networks)
+        return replace(self, frame=frame, metric=metric, rope=rope, ropes={metric: rope})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "SchemeComparison":
+        """Read what `compare_schemes` wrote into its folder `out`, but for the best estimator.
+
+        Parameters
+        ----------
+        folder : path
+
+        Returns
+        -------
+        SchemeComparison
+
+        Raises
+        ------
+        ValueError
+            If there is no finished study.
+        """
+        folder = Path(folder)
+        if not (folder / "results.parquet").exists():
+            raise ValueError(f"{str(folder)!r} holds no finished comparison: results.parquet is not there.")
+        about = json.loads((folder / "study.json").read_text())
+        frame, tuning = (pd.read_parquet(folder / f"{name}.parquet") for name in ("results", "tuning"))
+        held_out = HeldOut.load(folder, about["schemes"], about["classifier"])
+        return cls(
+            frame,
+            {name: {} for name in about["schemes"]},
+            about["metric"],
+            about["rope"],
+            about["test_ratio"],
+            about["n_networks"],
+            about["ropes"],
+            held_out,
+            tuning=tuning,
+        )
+
+    def seed_deviation(self, scheme: str, against: str) -> float:
+        """Return the part of the standard deviation of folds that is due to seeds; nan where there is one.
+
+        Of means of several networks it is told from single ones.
+        """
+        scores = self.single._rows().pivot_table(index=["repeat", "fold"], columns=["scheme", "seed"], values="score")
+        return seed_deviation((scores[scheme] - scores[against]).to_numpy())
+
+    def seed_share(self) -> float:
+        """Return the greatest share of seeds in the variance of an answer's mean difference; nan with one seed."""
+        shares = []
+        for answer in self.verdicts():
+            of_seeds = self.seed_deviation(answer.question.scheme, answer.question.against)
+            shares.append(of_seeds**2 / answer.contrast.sd**2 if answer.contrast.sd else np.nan)
+        return float(np.nanmin([1, np.nanmax(shares)])) if not np.isnan(shares).all() else float("nan")
 
     def differences(self, scheme: str, against: str) -> pd.Series:
         """Return the difference of two schemes on each repeat and fold, means over seeds."""
@@ -416,8 +544,25 @@ class SchemeComparison:
 
         write_report(self, path, about)
 
+    def _rows(self) -> pd.DataFrame:
+        """Return the rows of `frame` for this metric and number of networks."""
+        rows = self.frame
+        for name, value in (("metric", self.metric), ("n_networks", self.n_networks)):
+            if name in rows:
+                rows = rows[rows[name] == value]
+        return rows
+
+    def _outlook(self, contrast: Contrast, question: Question) -> str:
+        if "n_test" not in self.frame or not contrast.sd:
+            return ""
+        rows = self._rows()
+        n_folds = MOST_REPEATS * rows["fold"].nunique() if self.course and self.course.can_go_on else contrast.n_folds
+        n_rows = int((rows["n_train"] + rows["n_test"]).iloc[0])
+        of_seeds = self.seed_deviation(question.scheme, question.against)
+        return outlook(contrast, n_folds, n_rows, 0.0 if np.isnan(of_seeds) else min(of_seeds, contrast.sd))
+
     def _scores(self) -> pd.DataFrame:
-        means = self.frame.groupby(["repeat", "fold", "scheme"])["score"].mean()
+        means = self._rows().groupby(["repeat", "fold", "scheme"])["score"].mean()
         return means.unstack("scheme")[list(self.schemes)]
 
     def _judge(self, differences: pd.Series) -> Contrast:

@@ -1,32 +1,51 @@
-"""NestedStudy: schemes tuned on inner folds and scored on outer ones."""
+"""NestedStudy: schemes tuned on inner folds, whose networks then predict the outer ones."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-from scipy.stats import qmc
 from sklearn.base import clone, is_classifier
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils.multiclass import type_of_target
 
 from sk_bnreg.borrowed import safe_indexing
-from sk_bnreg.engine.roles import l2_by_role, lacking_roles
-from sk_bnreg.engine.solvers import SOLVERS
 from sk_bnreg.estimators.pipelines import network_in
 from sk_bnreg.search.evaluation import Folds, Result, Scoring, evaluate
-from sk_bnreg.study.schemes import TunedL2
+from sk_bnreg.study.candidates import Candidates, Setting
+from sk_bnreg.study.held_out import Place, outputs_of, proper_score
 from sk_bnreg.theory.rotation import NormRecorder
 
-RATE_DECADES = (-1.0, 0.5)  # learning rates tried, in powers of ten times the estimator's own
-LOSS_L2_DECADES = (-6.0, -1.0)  # l2 tried where no budget exists: Adam with l2_mode="loss"
 N_CALIBRATED = 8  # networks of which the plan's time is told
+EVERYWHERE = (-1, 0)  # the place of what is fitted to all rows
+TUNING, SETTINGS = -1, -2  # numbers of the network that scores candidates, and of the draw of these
 
-Setting = Mapping[str, float]  # of a candidate: rate, budget, loss_l2
 Split = tuple[np.ndarray, np.ndarray]
+Progress = Callable[[int], None]
+
+
+class FoldResult(NamedTuple):
+    """What an outer fold found.
+
+    Attributes
+    ----------
+    networks : list of dict
+        A row per scheme and seed: its settings, as in `SchemeComparison.frame`.
+    tuning : list of dict
+        A row per scheme and candidate, as in `SchemeComparison.tuning`; none where the schemes had been tuned before.
+    outputs : ndarray of shape (n_schemes, n_seeds, n_test, n_columns)
+        Predictions for the test rows.
+    warned : list of str
+        What transformers warned of.
+    """
+
+    networks: list[dict[str, Any]]
+    tuning: list[dict[str, Any]]
+    outputs: np.ndarray
+    warned: list[str]
 
 
 @dataclass
@@ -39,153 +58,218 @@ class NestedStudy:
         Of all schemes.
     data : Folds
         All rows; its splits are not used.
-    scoring : Scoring
-    metric : str
-        Its name.
+    classes : ndarray or None
+        All classes; None for several labels, and for numbers.
+    error_score : "raise" or float
+        Inner score of a candidate whose fit fails.
     groups : ndarray or None
     weight : ndarray or None
         Of rows in training: those of weight 0 count for no budget.
     schemes : dict of str to mapping
-    n_candidates, inner_cv, n_seeds, seed : int
+    n_candidates, inner_cv, seed : int
     budgets : tuple of float
+    n_networks : int
+        Networks of which the estimator is the mean. The study trains and predicts with them one by one.
     """
 
     estimator: Any
     data: Folds
-    scoring: Scoring
-    metric: str
+    classes: np.ndarray | None
+    error_score: Any
     groups: np.ndarray | None
     weight: np.ndarray | None
     schemes: dict[str, Mapping[str, Any]]
     n_candidates: int
     budgets: tuple[float, ...]
     inner_cv: int
-    n_seeds: int
     seed: int
 
     def __post_init__(self) -> None:
         # a step that draws at random would make two schemes differ by its draws
-        self.network, self.path = network_in(self.estimator)
+        network, self.path = network_in(self.estimator)
         unseeded = {
             name: self.seed
             for name, value in self.estimator.get_params().items()
             if name.endswith("random_state") and value is None and name != self._named("random_state")
         }
         self.estimator = clone(self.estimator).set_params(**unseeded)
+        # where schemes differ in the size of their ensembles, an ensemble is the network that is studied
+        self.n_networks = 1 if any("n_ensemble" in own for own in self.schemes.values()) else network.n_ensemble
+        self.single = clone(self.estimator)
+        if self.n_networks > 1:
+            self.single.set_params(**{self._named("n_ensemble"): 1})
+        self.network, _ = network_in(self.single)
+        self.candidates = Candidates(self.network, self.schemes, self.n_candidates, self.budgets)
 
     @property
-    def n_fits(self) -> int:
-        """Different networks of one outer fold, at most."""
-        candidates = self.candidates(self.seed)
+    def n_tuning_fits(self) -> int:
+        """Different networks that tuning trains in one outer fold, at most."""
+        settings = self.candidates.settings(self.seed)
         rates = {
-            (name, self.learning_rate(name, setting))
+            (name, self.candidates.learning_rate(name, setting))
             for name in self.schemes
-            if self.reference(name)
-            for setting in candidates
+            if self.candidates.reference(name)
+            for setting in settings
         }
-        n_free = len({self._signature(params) for params in self._free(len(self.data.y))})
-        return (n_free + len(rates)) * self.inner_cv + len(self.schemes) * self.n_seeds
+        return (self.candidates.n_different(self._free(len(self.data.y))) + len(rates)) * self.inner_cv
 
-    def reference(self, scheme: str) -> str | None:
-        """Return the scheme whose l2 this one follows, None if it follows none."""
-        l2 = self.schemes[scheme].get("l2")
-        return l2.scheme if isinstance(l2, TunedL2) else None
+    def random_state(self, scheme: str, place: Place, number: int) -> int:
+        """Return the seed of a network: its own in every fold and for every number, the same for all schemes.
 
-    def learning_rate(self, scheme: str, setting: Setting) -> float:
-        """Return the learning rate of a scheme's candidate."""
-        own = self.network.learning_rate_init * setting["rate"]
-        return float(self.schemes[scheme].get("learning_rate_init", own))
-
-    def candidates(self, seed: int) -> list[dict[str, float]]:
-        """Pair evenly spaced learning rates with the budgets (or l2), spread out in an order that the seed determines.
-
-        Every outer fold has an order of its own, so that no budget owes its score to the rate it was paired with.
-
-        Parameters
-        ----------
-        seed : int
-
-        Returns
-        -------
-        list of dict
-            `rate`, a multiple of the estimator's own, `budget` and `loss_l2`.
+        A scheme that names a `random_state` has others than the rest.
         """
-        points = _spread_points(self.n_candidates, seed)
-        rates = 10 ** np.interp(points[:, 0], (0, 1), RATE_DECADES)
-        levels = (points[:, 1] * len(self.budgets)).astype(int)
-        loss_l2 = [0.0, *np.logspace(*LOSS_L2_DECADES, len(self.budgets) - 1)]
-        return [
-            {"rate": float(rate), "budget": self.budgets[level], "loss_l2": float(loss_l2[level])}
-            for rate, level in zip(rates, levels, strict=True)
-        ]
+        # whole numbers of which any differs give unrelated seeds
+        own = self.schemes[scheme].get("random_state", 0)
+        entropy = (self.seed, place[0] + 1, place[1], number + 2, own)
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
-    def run_fold(
-        self, repeat: int, fold: int, train: np.ndarray, test: np.ndarray, progress: Callable[[int], None] | None
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Tune every scheme inside the outer training rows and score it on the test rows.
+    def tune(
+        self, place: Place, rows: np.ndarray, names: Sequence[str], progress: Progress | None = None
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Try every candidate on inner folds of some rows; schemes that follow others wait for what those chose.
 
         Parameters
         ----------
-        repeat, fold : int
-        train, test : ndarray of int
+        place : (repeat, fold)
+        rows : ndarray of int
+            The outer training rows.
+        names : sequence of str
+            Of schemes.
         progress : callable or None
             Called with the number of networks that have been fitted since the last call.
 
         Returns
         -------
-        results : list of dict
-            A row per scheme and seed, as in `SchemeComparison.frame`.
-        tuning : list of dict
-            A row per scheme and candidate, as in `SchemeComparison.tuning`.
+        tried : list of dict
+            A row per scheme and candidate.
+        n_fits : int
+            Different networks that were trained.
         """
-        start = perf_counter()
-        place = {"repeat": repeat, "fold": fold}
-        candidates = self.candidates(self.seed + 1000 * repeat + fold)
-        chosen, tried, n_fits = self._tune(list(self.schemes), candidates, train, progress)
-        wanted = [(name, seed) for seed in range(self.n_seeds) for name in self.schemes]
-        n_rows = self._n_rows(train)
-        params = [self.params(name, chosen[name], n_rows, chosen, self.seed + seed) for name, seed in wanted]
-        # a number for what fails would stand in the results as a score; estimators of inner folds would fill the memory
-        outer = replace(self.scoring, error_score=np.nan, return_estimator=True)
-        results = self._evaluate(params, [(train, test)], progress, outer)
-        n_fits += len({self._signature(each) for each in params})
-        # of the chosen candidate, which is the best of its scheme
-        inner_scores = pd.DataFrame(tried).groupby("scheme")["inner_score"].max()
-        rows = []
-        for (result,), (name, seed) in zip(results, wanted, strict=True):
+        splits = self.inner_splits(rows)
+        n_rows = self._n_rows(splits[-1][0])  # of which the strengths in `tuning` are told; other folds differ by one
+        tried: list[dict[str, Any]] = []
+        n_fits = 0
+        free = [name for name in names if not self.candidates.reference(name)]
+        for group in (free, [name for name in names if name not in free]):
+            chosen = self.chosen(tried)
+            wanted = [
+                (name, number, setting) for name in group for number, setting in enumerate(self._settings(name, place))
+            ]
+            params = [
+                self.candidates.params(name, setting, n_rows, chosen, self.random_state(name, place, TUNING))
+                for name, _, setting in wanted
+            ]
+            results = self._evaluate(params, splits, progress, Scoring(proper_score, self.error_score))
+            n_fits += self.candidates.n_different(params) * len(splits)
+            for (name, number, setting), own, of_candidate in zip(wanted, params, results, strict=True):
+                # one failure in an inner fold fails the candidate: its other folds would be a mean over fewer rows
+                scores = [self.error_score if r["fit_error"] else float(r["test_scores"]) for r in of_candidate]
+                tried.append(
+                    {
+                        "repeat": place[0],
+                        "fold": place[1],
+                        "scheme": name,
+                        "candidate": number,
+                        "learning_rate_init": own["learning_rate_init"],
+                        "l2": self.candidates.strength(own, n_rows),
+                        "budget": self.candidates.budget(name, own, setting),
+                        "dropout": own.get("dropout", self.network.dropout),
+                        "inner_score": float(np.mean(scores)),
+                    }
+                )
+            for name in group:
+                if np.isnan([row["inner_score"] for row in tried if row["scheme"] == name]).all():
+                    failed = next(r for (own, *_), r in zip(wanted, results, strict=True) if own == name)
+                    raise ValueError(
+                        f"Every candidate of scheme {name!r} failed in an inner fold; if they diverged, lower "
+                        f"learning_rate_init or scale X. {_first_error(failed)}"
+                    )
+        return tried, n_fits
+
+    def chosen(self, tried: Sequence[Mapping[str, Any]]) -> dict[str, Setting]:
+        """Return the setting that each scheme takes, by what `tune` tried in one place."""
+        best: dict[str, Mapping[str, Any]] = {}
+        for row in tried:
+            if not np.isnan(row["inner_score"]):
+                best[row["scheme"]] = max(best.get(row["scheme"], row), row, key=lambda each: each["inner_score"])
+        return {
+            name: self._settings(name, (row["repeat"], row["fold"]))[row["candidate"]] for name, row in best.items()
+        }
+
+    def run_fold(
+        self,
+        place: Place,
+        split: Split,
+        seeds: range,
+        tried: list[dict[str, Any]] | None = None,
+        progress: Progress | None = None,
+    ) -> FoldResult:
+        """Tune every scheme inside the outer training rows, fit it, and predict the test rows.
+
+        Parameters
+        ----------
+        place : (repeat, fold)
+        split : (train, test)
+        seeds : range
+            Numbers of the networks to be fitted for each scheme.
+        tried : list of dict or None
+            What an earlier call returned as `tuning`; None tunes.
+        progress : callable or None
+            As for `tune`.
+
+        Returns
+        -------
+        FoldResult
+        """
+        train, test = split
+        # a transformer that warns does so for every front: told once, with a count, when all is over
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            start = perf_counter()
+            tuning, n_tuned = self.tune(place, train, list(self.schemes), progress) if tried is None else ([], 0)
+            chosen = self.chosen(tuning if tried is None else tried)
+            wanted = [(name, seed) for name in self.schemes for seed in seeds]
+            n_rows = self._n_rows(train)
+            params = [
+                self.candidates.params(name, chosen[name], n_rows, chosen, self.random_state(name, place, seed))
+                for name, seed in wanted
+            ]
+            # estimators of inner folds would fill the memory: those of outer ones alone are wanted back
+            outer = Scoring(None, return_estimator=True, predict=partial(outputs_of, classes=self.classes))
+            results = [result for (result,) in self._evaluate(params, [split], progress, outer)]
+        for (name, _), result in zip(wanted, results, strict=True):
             if result["fit_error"]:
                 raise ValueError(
-                    f"The tuned network of scheme {name!r} could not be fitted in fold {fold}; if it diverged, lower "
-                    f"learning_rate_init. {_first_error([result])}"
+                    f"The tuned network of scheme {name!r} could not be fitted in fold {place[1]}; if it diverged, "
+                    f"lower learning_rate_init. {_first_error([result])}"
                 )
-            network, _ = network_in(result["estimator"])
-            report = [row for row in network.l2_report_ if row.n_parameters]
-            rows.append(
-                {
-                    "scheme": name,
-                    **place,
-                    "seed": seed,
-                    "learning_rate_init": network.learning_rate_init,
-                    "l2": self._strength(network.get_params(), n_rows),
-                    "budget": max(row.budget for row in report),
-                    "inner_score": float(inner_scores[name]),
-                    "score": float(result["test_scores"]),
-                    "n_train": len(train),
-                    "n_test": len(test),
-                    "n_fits": n_fits,
-                }
-            )
-        seconds = (perf_counter() - start) / len(rows)
-        return [row | {"seconds": seconds} for row in rows], [place | row for row in tried]
+        about = {
+            "repeat": place[0],
+            "fold": place[1],
+            "n_train": len(train),
+            "n_test": len(test),
+            "n_fits": n_tuned + self.candidates.n_different(params),
+            "seconds": (perf_counter() - start) / len(wanted),
+        }
+        outputs = np.array([result["outputs"] for result in results])
+        return FoldResult(
+            [
+                {"scheme": name, "seed": seed, **self._settings_of(result["estimator"], n_rows), **about}
+                for (name, seed), result in zip(wanted, results, strict=True)
+            ],
+            tuning,
+            outputs.reshape(len(self.schemes), len(seeds), *outputs.shape[1:]),
+            [str(warning.message) for warning in warned],
+        )
 
-    def best_estimator(self, scheme: str, progress: Callable[[int], None]) -> Any:
-        """Tune one scheme on all rows and fit it.
+    def best_estimator(self, scheme: str, progress: Progress) -> Any:
+        """Tune one scheme on all rows and fit it, as the mean of as many networks as the study's estimator has.
 
         Parameters
         ----------
         scheme : str
         progress : callable
-            As for `run_fold`.
+            As for `tune`.
 
         Returns
         -------
@@ -193,12 +277,13 @@ class NestedStudy:
             As the one of the study, with a `NormRecorder`'s record in its net.
         """
         rows = np.arange(len(self.data.y))
-        names = [name for name in (self.reference(scheme), scheme) if name]
-        chosen, _, _ = self._tune(names, self.candidates(self.seed), rows, progress)
+        names = [name for name in (self.candidates.reference(scheme), scheme) if name]
+        tried, _ = self.tune(EVERYWHERE, rows, names, progress)
+        chosen = self.chosen(tried)
         n_rows = self._n_rows(rows)
-        params = self.params(scheme, chosen[scheme], n_rows, chosen)
+        params = self.candidates.params(scheme, chosen[scheme], n_rows, chosen, self.seed)
         if params["l2_budget"] is not None:  # a strength says more to who reads the parameters
-            params |= {"l2": self._strength(self.network.get_params() | params, n_rows), "l2_budget": None}
+            params |= {"l2": self.candidates.strength(params, n_rows), "l2_budget": None}
         params["callbacks"] = [*(self.network.callbacks or ()), NormRecorder()]  # for the report
         best = clone(self.estimator).set_params(**self._all_named(params))
         best.fit(self.data.X, self.data.y, **self.data.fit_params)
@@ -206,43 +291,7 @@ class NestedStudy:
         network.set_params(callbacks=self.network.callbacks)
         return best
 
-    def params(
-        self, scheme: str, setting: Setting, n_rows: int, chosen: Mapping[str, Setting], seed: int | None = None
-    ) -> dict[str, Any]:
-        """Return the network's parameters of a scheme's candidate.
-
-        Parameters
-        ----------
-        scheme : str
-        setting : dict
-            One of `candidates`.
-        n_rows : int
-            Rows to train on, on which the strength of an l2 that follows another's depends.
-        chosen : mapping of str to dict
-            The settings that tuning chose for the schemes that this one may follow.
-        seed : int or None
-            Of the network; None is the study's.
-        """
-        params = {
-            "l2_budget": None,
-            **self.schemes[scheme],
-            "learning_rate_init": self.learning_rate(scheme, setting),
-            "random_state": self.seed if seed is None else seed,
-        }
-        network = clone(self.network).set_params(**{name: value for name, value in params.items() if name != "l2"})
-        # the strength, not the budget, is what follows: at another learning rate the same budget is another strength
-        if (reference := self.reference(scheme)) is not None:
-            followed = self.network.get_params() | self.params(reference, chosen[reference], n_rows, chosen)
-            params["l2"] = params["l2"].factor * self._strength(followed, n_rows)
-        if "l2" in params or params["l2_budget"] is not None:
-            return params
-        if not any(l2_by_role(1.0, network.l2_targets).values()):
-            return params | {"l2": 0.0}
-        if SOLVERS[network.solver].has_budget(network.l2_mode):
-            return params | {"l2_budget": setting["budget"]}
-        return params | {"l2": setting["loss_l2"]}
-
-    def expected_seconds(self, train: np.ndarray) -> float:
+    def expected_seconds(self, train: np.ndarray, n_seeds: int) -> float:
         """Return the time of one outer fold in seconds, from a few epochs of some candidates on one inner fold."""
         split = self.inner_splits(train)[0]
         seconds: list[float] = []
@@ -251,14 +300,13 @@ class NestedStudy:
             params = [each | {"max_iter": epochs} for each in self._free(self._n_rows(split[0]))]
             params = params[:: max(1, len(params) // N_CALIBRATED)]  # of every scheme some
             start = perf_counter()
-            self._evaluate(params, [split], None, self.scoring, fronts)
-            seconds.append((perf_counter() - start) / len({self._signature(each) for each in params}))
+            self._evaluate(params, [split], None, Scoring(proper_score, self.error_score), fronts)
+            seconds.append((perf_counter() - start) / self.candidates.n_different(params))
         front = sum(fitted.seconds for fitted in fronts.values())
         epoch = max(seconds[2] - seconds[1], 0) / 2
         one = seconds[1] + (self.network.max_iter - 1) * epoch
-        n_last = len(self.schemes) * self.n_seeds
-        n_inner = self.n_fits - n_last
-        return (self.inner_cv + 1) * front + one * (n_inner + n_last * self.inner_cv / (self.inner_cv - 1))
+        n_last = len(self.schemes) * n_seeds * self.inner_cv / (self.inner_cv - 1)  # these have more rows
+        return (self.inner_cv + 1) * front + one * (self.n_tuning_fits + n_last)
 
     def inner_splits(self, rows: np.ndarray) -> list[Split]:
         """Divide rows into the training and the check rows of each inner fold."""
@@ -267,72 +315,34 @@ class NestedStudy:
         inner = shuffled_folds(self.inner_cv, self.estimator, y, groups, self.seed)
         return [(rows[fit], rows[check]) for fit, check in inner.split(np.empty(len(rows)), y, groups)]
 
+    def _settings(self, scheme: str, place: Place) -> list[dict[str, float]]:
+        return self.candidates.settings(self.random_state(scheme, place, SETTINGS))
+
+    def _settings_of(self, estimator: Any, n_rows: int) -> dict[str, Any]:
+        """Return the settings of a fitted network, with the decay budget that it really spent."""
+        network, _ = network_in(estimator)
+        return {
+            "random_state": network.random_state,
+            "learning_rate_init": network.learning_rate_init,
+            "l2": self.candidates.strength(network.get_params(), n_rows),
+            "budget": max(row.budget for row in network.l2_report_ if row.n_parameters),
+            "dropout": network.dropout,
+        }
+
     def _free(self, n_rows: int) -> list[dict[str, Any]]:
         """Return the parameters of all candidates of the schemes that follow no other."""
-        names = [name for name in self.schemes if not self.reference(name)]
-        return [self.params(name, setting, n_rows, {}) for name in names for setting in self.candidates(self.seed)]
-
-    def _tune(
-        self,
-        names: Sequence[str],
-        candidates: Sequence[Setting],
-        rows: np.ndarray,
-        progress: Callable[[int], None] | None,
-    ) -> tuple[dict[str, Setting], list[dict[str, Any]], int]:
-        """Try every candidate on inner folds of `rows`; schemes that follow others wait for what those chose.
-
-        Returns
-        -------
-        chosen : dict of str to dict
-            Each scheme's best setting.
-        tried : list of dict
-            A row per scheme and candidate.
-        n_fits : int
-            Different networks that were trained.
-        """
-        splits = self.inner_splits(rows)
-        n_rows = self._n_rows(splits[-1][0])  # of which the strengths in `tuning` are told; other folds differ by one
-        chosen: dict[str, Setting] = {}
-        tried: list[dict[str, Any]] = []
-        n_fits = 0
-        free = [name for name in names if not self.reference(name)]
-        for group in (free, [name for name in names if name not in free]):
-            wanted = [(name, setting) for name in group for setting in candidates]
-            params = [self.params(name, setting, n_rows, chosen) for name, setting in wanted]
-            results = self._evaluate(params, splits, progress, self.scoring)
-            n_fits += len({self._signature(each) for each in params}) * len(splits)
-            # one failure in an inner fold fails the candidate: its other folds would be a mean over fewer rows
-            scores = [
-                np.mean([_score(result, self.scoring.error_score) for result in of_candidate])
-                for of_candidate in results
-            ]
-            for i, ((name, setting), own, score) in enumerate(zip(wanted, params, scores, strict=True)):
-                network = self.network.get_params() | own
-                tried.append(
-                    {
-                        "scheme": name,
-                        "candidate": i % len(candidates),
-                        "learning_rate_init": network["learning_rate_init"],
-                        "l2": self._strength(network, n_rows),
-                        "budget": self._budget(name, network, setting),
-                        "inner_score": float(score),
-                    }
-                )
-            of_scheme = np.reshape(scores, (len(group), len(candidates)))
-            for place, name in enumerate(group):
-                if np.isnan(of_scheme[place]).all():
-                    raise ValueError(
-                        f"Every candidate of scheme {name!r} failed in an inner fold; if they diverged, lower "
-                        f"learning_rate_init or scale X. {_first_error(results[place * len(candidates)])}"
-                    )
-            chosen |= {name: candidates[int(np.nanargmax(row))] for name, row in zip(group, of_scheme, strict=True)}
-        return chosen, tried, n_fits
+        return [
+            self.candidates.params(name, setting, n_rows, {}, self.seed)
+            for name in self.schemes
+            if not self.candidates.reference(name)
+            for setting in self.candidates.settings(self.seed)
+        ]
 
     def _evaluate(
         self,
         params: Sequence[Mapping[str, Any]],
         splits: list[Split],
-        progress: Callable[[int], None] | None,
+        progress: Progress | None,
         scoring: Scoring,
         fronts: dict[Any, Any] | None = None,
     ) -> list[list[Result]]:
@@ -353,26 +363,19 @@ class NestedStudy:
         list of list of dict
             For each of `params` the result of every split.
         """
-        signatures = [self._signature(each) for each in params]
+        signatures = [self.candidates.signature(each) for each in params]
         different = dict(zip(signatures, params, strict=True))
         numbers = {signature: number for number, signature in enumerate(different)}
         data = self.data
-        folds = Folds(data.X, data.y, splits, data.fit_params, data.score_params)
         found = evaluate(
-            self.estimator,
+            self.single,
             [self._all_named(each) for each in different.values()],
-            folds,
+            Folds(data.X, data.y, splits, data.fit_params, data.score_params),
             scoring,
             here=True,
             fronts=fronts,
             on_results=None if progress is None else lambda results: progress(len(results)),
         )
-        for (_, split), result in found.items():
-            if not result["fit_error"] and np.isnan(result["test_scores"]):
-                raise ValueError(
-                    f"The score {self.metric} is not defined on {len(splits[split][1])} rows of a fold: take fewer "
-                    "folds or another score."
-                )
         return [[found[numbers[signature], split] for split in range(len(splits))] for signature in signatures]
 
     def _named(self, name: str) -> str:
@@ -384,46 +387,12 @@ class NestedStudy:
     def _n_rows(self, rows: np.ndarray) -> int:
         return len(rows) if self.weight is None else int(np.count_nonzero(self.weight[rows]))
 
-    def _strength(self, params: Mapping[str, Any], n_rows: int) -> float:
-        """Return the l2 of a network of these parameters; nan for one strength per role."""
-        if params["l2_budget"] is not None:
-            return clone(self.network).set_params(**params).l2_for_budget(params["l2_budget"], n_rows)
-        return float("nan") if isinstance(params["l2"], Mapping) else float(params["l2"])
-
-    def _budget(self, scheme: str, params: Mapping[str, Any], setting: Setting) -> float:
-        """Return the decay budget that a candidate was meant to have; nan where the scheme names l2 or none exists."""
-        has_budget = SOLVERS[params["solver"]].has_budget(params["l2_mode"])
-        if self.schemes[scheme].keys() & {"l2", "l2_budget"} or (not has_budget and params["l2"]):
-            return float("nan")
-        return setting["budget"] if any(l2_by_role(1.0, params["l2_targets"]).values()) else 0.0
-
-    def _signature(self, params: Mapping[str, Any]) -> str:
-        """Return what the training of a network depends on, as text: equal for networks that mean the same."""
-        known = self.network.get_params() | dict(params)
-        budget, l2 = known.pop("l2_budget"), known.pop("l2")
-        strengths = l2_by_role(l2 if budget is None else budget, known.pop("l2_targets"))
-        strengths |= dict.fromkeys(lacking_roles(batch_norm=known["batch_norm"]), 0.0)
-        if not any(strengths.values()):
-            del known["l2_mode"]
-            budget = None
-        return repr((sorted(known.items()), strengths, budget is None))
-
 
 def shuffled_folds(n_splits: int, estimator: Any, y: Any, groups: Any, seed: int) -> Any:
     """Return shuffled folds: stratified for classes, grouped where there are groups."""
     stratified = is_classifier(estimator) and type_of_target(y) in ("binary", "multiclass")
     plain, grouped = (StratifiedKFold, StratifiedGroupKFold) if stratified else (KFold, GroupKFold)
     return (plain if groups is None else grouped)(n_splits=n_splits, shuffle=True, random_state=seed)
-
-
-@cache
-def _spread_points(n: int, seed: int) -> np.ndarray:
-    """Return n points in the unit square, evenly spaced on either axis; kept, as scipy may take a second for them."""
-    return qmc.LatinHypercube(2, scramble=False, optimization="random-cd", rng=seed).random(n)
-
-
-def _score(result: Result, error_score: float) -> float:
-    return error_score if result["fit_error"] else float(result["test_scores"])
 
 
 def _first_error(results: Sequence[Result]) -> str:

@@ -42,7 +42,12 @@ def _factorial() -> dict[str, dict[str, Any]]:
     return schemes
 
 
+TUNED = "tuned"  # a scheme's `dropout` whose rate is tuned
 SCHEMES = _factorial()  # where l2_mode is not named, the estimator's holds
+SCHEMES |= {  # the four corners of batch norm x L2, with dropout
+    f"{name}+dropout".removeprefix("plain+"): SCHEMES[name] | {"dropout": TUNED}
+    for name in ("plain", "l2", "bn", "bn+l2")
+}
 DEFAULT_SCHEMES = ("plain", "l2", "bn", "bn+l2", "bn+l2+gamma+beta")
 
 
@@ -59,6 +64,9 @@ QUESTIONS = (
     Question("L2 on the weights", "batch norm", "bn+l2", "bn"),
     Question("batch norm", "L2", "bn+l2", "l2"),
     Question("L2 on gamma and beta", "batch norm and L2 on the weights", "bn+l2+gamma+beta", "bn+l2"),
+    Question("dropout", "batch norm and L2 on the weights", "bn+l2+dropout", "bn+l2"),
+    Question("L2 on the weights", "batch norm and dropout", "bn+l2+dropout", "bn+dropout"),
+    Question("batch norm", "L2 and dropout", "bn+l2+dropout", "l2+dropout"),
 )
 
 

@@ -14,6 +14,10 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_random_state
 
+from sk_bnreg.study.comparison import SchemeComparison
+from sk_bnreg.study.held_out import FoldOutputs, HeldOut, Place, load_outputs
+from sk_bnreg.study.nested import FoldResult
+
 
 class Store:
     """The results of a study, written fold by fold so that a kill at any moment loses at most the fold at work.
@@ -21,8 +25,8 @@ class Store:
     Parameters
     ----------
     out : path or None
-        The folder: ``study.json`` says which study it holds, ``results.parquet`` has a row
-        per scheme, fold and seed, ``tuning.parquet`` one per scheme, fold and candidate.
+        The folder: ``study.json`` says which study it holds, ``networks.parquet`` has a row per scheme, fold and seed,
+        ``tuning.parquet`` one per scheme, fold and candidate, and ``held_out`` the predictions, a file per fold.
     random_state : int, RandomState instance or None
         None goes on with the seed of an earlier run in that folder.
 
@@ -31,11 +35,13 @@ class Store:
     seed : int
     versions : dict
         Of the packages with which the study began.
+    held_out : HeldOut
+        What the networks predicted.
     """
 
     def __init__(self, out: str | Path | None, random_state: Any):
         self.folder = None if out is None else Path(out)
-        self.results: list[dict[str, Any]] = []
+        self.networks: list[dict[str, Any]] = []
         self.tuning: list[dict[str, Any]] = []
         self.versions = {name: version(name) for name in ("sk_bnreg", "torch", "scikit-learn", "skorch")}
         stored = self._stored()
@@ -48,83 +54,125 @@ class Store:
             source = np.random.RandomState() if random_state is None else check_random_state(random_state)
             self.seed = int(source.randint(2**31 - 1))
 
-    def open(self, fingerprint: str, schemes: list[str]) -> set[tuple[int, int]]:
+    def open(self, fingerprint: str, held_out: HeldOut) -> None:
         """Begin the study, or go on with it.
 
         Parameters
         ----------
         fingerprint : str
             Differs between studies whose results must not be mixed.
-        schemes : list of str
-            In the order of the results.
-
-        Returns
-        -------
-        set of (int, int)
-            The (repeat, fold) that an earlier run of the same study finished.
+        held_out : HeldOut
+            Without predictions; it gets those that an earlier run stored.
 
         Raises
         ------
         ValueError
             If the folder holds another study.
         """
-        self.schemes = schemes
+        self.held_out = held_out
         if self.folder is None:
-            return set()
+            return
         stored = self._stored()
         # results without study.json are not ours to overwrite: the comparison below refuses them
         if not stored and not (self.folder / "results.parquet").exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            stored = {"fingerprint": fingerprint, "random_state": self.seed, "versions": self.versions}
-            self._replace("study.json", lambda path: path.write_text(json.dumps(stored, indent=1)))
+            (self.folder / "held_out").mkdir(parents=True, exist_ok=True)
+            held_out.save_target(self.folder)
+            self._note(fingerprint=fingerprint, random_state=self.seed, versions=self.versions)
+            stored = self._stored()
         if stored.get("fingerprint") != fingerprint:
             raise ValueError(
                 f"out={str(self.folder)!r} holds another study (other data, estimator or settings); "
                 "name another folder or delete this one."
             )
         self.versions = stored["versions"]  # with which it began: results of two are not told apart
-        if not (self.folder / "results.parquet").exists():
-            return set()
-        self.results = _records(self.folder / "results.parquet")
-        finished = {(row["repeat"], row["fold"]) for row in self.results}
-        # a fold's tuning is written before its results, so a kill may leave tuning of a fold that is not finished
-        tuning = _records(self.folder / "tuning.parquet")
-        self.tuning = [row for row in tuning if (row["repeat"], row["fold"]) in finished]
-        return finished
+        if not (self.folder / "networks.parquet").exists():
+            return
+        self.networks = _records(self.folder / "networks.parquet")
+        # what else a fold left is written before its networks, so a kill may leave it of a fold that is not finished
+        finished = self.finished()
+        self.tuning = [
+            row for row in _records(self.folder / "tuning.parquet") if (row["repeat"], row["fold"]) in finished
+        ]
+        for place, n_seeds in finished.items():
+            rows, outputs = load_outputs(self._outputs_file(place))
+            self.held_out.folds[place] = FoldOutputs(rows, outputs[:, :n_seeds])
 
-    def add(self, results: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> None:
-        """Keep the rows of a finished fold.
+    def finished(self) -> dict[Place, int]:
+        """Return the networks of each scheme in every fold that is finished."""
+        found: dict[Place, int] = {}
+        for row in self.networks:
+            place = row["repeat"], row["fold"]
+            found[place] = max(found.get(place, 0), row["seed"] + 1)
+        return found
+
+    def add(self, place: Place, rows: np.ndarray, result: FoldResult, elapsed: float) -> None:
+        """Keep what a fold found, or found beyond what it had found before.
 
         Parameters
         ----------
-        results, tuning : list of dict
-            A row per scheme and seed, and per scheme and candidate.
+        place : (repeat, fold)
+        rows : ndarray of int
+            Its test rows.
+        result : FoldResult
+        elapsed : float
+            Seconds that the study has taken.
         """
-        self.results += results
-        self.tuning += tuning
+        before = self.held_out.folds.get(place)
+        outputs = result.outputs if before is None else np.concatenate([before.outputs, result.outputs], axis=1)
+        self.held_out.folds[place] = FoldOutputs(rows, outputs)
+        self.networks += [row | {"elapsed": elapsed} for row in result.networks]
+        self.tuning += result.tuning
         if self.folder is not None:
             # whole files every time: they are small, and parquet cannot be appended to
-            results_frame, tuning_frame = self.frames()
-            self._replace("tuning.parquet", partial(tuning_frame.to_parquet, index=False))
-            self._replace("results.parquet", partial(results_frame.to_parquet, index=False))
+            networks, tuning = self.frames()
+            self._replace(self._outputs_file(place), partial(_save_arrays, rows=rows, outputs=outputs))
+            self._replace("tuning.parquet", partial(tuning.to_parquet, index=False))
+            self._replace("networks.parquet", partial(networks.to_parquet, index=False))
+
+    def tried(self, place: Place) -> list[dict[str, Any]] | None:
+        """Return the rows of tuning in a fold; None where nothing is finished."""
+        return [row for row in self.tuning if (row["repeat"], row["fold"]) == place] or None
+
+    @property
+    def n_fits(self) -> int:
+        """Networks that have been trained."""
+        # a fold that got more seeds has rows of each time
+        at = {(row["repeat"], row["fold"], row["elapsed"]): row["n_fits"] for row in self.networks}
+        return sum(at.values())
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that this study had taken, over all of its runs, when the last fold was finished."""
+        return max((row["elapsed"] for row in self.networks), default=0.0)
 
     def frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return results and tuning, in the order of repeats, folds and schemes.
+        """Return networks and tuning, in the order of repeats, folds and schemes.
 
         Folds that ran at the same time ended in any order; the frames do not show it.
         """
-        return self._sorted(self.results, "seed"), self._sorted(self.tuning, "candidate")
+        return self._sorted(self.networks, "seed"), self._sorted(self.tuning, "candidate")
 
-    def _sorted(self, rows: list[dict[str, Any]], last: str) -> pd.DataFrame:
-        order = {scheme: place for place, scheme in enumerate(self.schemes)}
-        ordered = sorted(rows, key=lambda row: (row["repeat"], row["fold"], order[row["scheme"]], row[last]))
-        return pd.DataFrame(ordered)
+    def finish(self, found: SchemeComparison) -> None:
+        """Write what readers of the folder want: ``results.parquet``, and in ``study.json`` what it is about."""
+        if self.folder is not None:
+            self._replace("results.parquet", partial(found.frame.to_parquet, index=False))
+            self._note(
+                schemes=list(found.schemes),
+                metric=found.metric,
+                rope=found.rope,
+                ropes=dict(found.ropes),
+                test_ratio=found.test_ratio,
+                n_networks=found.n_networks,
+                classifier=self.held_out.classifier,
+            )
 
-    def best_estimator(self, fit: Callable[[], Any]) -> Any:
-        """Return the best estimator of the finished study.
+    def best_estimator(self, scheme: str, fit: Callable[[], Any]) -> Any:
+        """Return the best estimator of the study.
 
         Parameters
         ----------
+        scheme : str
+            Its scheme; with more folds another may be the best.
         fit : callable
             Fits it if it is not there.
 
@@ -133,25 +181,46 @@ class Store:
         estimator
         """
         path = self.folder and self.folder / "best_estimator.joblib"
-        if path and path.exists():
+        if path and path.exists() and self._stored().get("best_scheme") == scheme:
             return joblib.load(path)
         estimator = fit()
         if path:
             self._replace(path.name, lambda part: joblib.dump(estimator, part))
+            self._note(best_scheme=scheme)
         return estimator
+
+    def _sorted(self, rows: list[dict[str, Any]], last: str) -> pd.DataFrame:
+        order = {scheme: place for place, scheme in enumerate(self.held_out.schemes)}
+        ordered = sorted(rows, key=lambda row: (row["repeat"], row["fold"], order[row["scheme"]], row[last]))
+        return pd.DataFrame(ordered)
+
+    def _outputs_file(self, place: Place) -> Path:
+        assert self.folder is not None
+        return self.folder / "held_out" / f"{place[0]}-{place[1]}.npz"
 
     def _stored(self) -> dict[str, Any]:
         if self.folder is None or not (self.folder / "study.json").exists():
             return {}
         return json.loads((self.folder / "study.json").read_text())
 
-    def _replace(self, name: str, write: Callable[[Path], Any]) -> None:
+    def _note(self, **about: Any) -> None:
+        """Add to what ``study.json`` says."""
+        whole = json.dumps(self._stored() | about, indent=1)
+        self._replace("study.json", lambda path: path.write_text(whole))
+
+    def _replace(self, name: str | Path, write: Callable[[Path], Any]) -> None:
         """Write a file beside its place and move it there, so that a kill leaves the old one whole."""
         assert self.folder is not None
-        part = self.folder / f"{name}.part"
+        whole = self.folder / name
+        part = whole.with_name(f"{whole.name}.part")
         write(part)
         # one step, also where an older file is in the place
-        os.replace(part, self.folder / name)
+        os.replace(part, whole)
+
+
+def _save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    with path.open("wb") as file:  # numpy would add an ending to a name
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,270 @@
+"""HeldOut: what the networks of a study predicted for rows that they had not seen, and any score of it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
+from sklearn.metrics import (
+    brier_score_loss,
+    check_scoring,
+    d2_brier_score,
+    d2_log_loss_score,
+    log_loss,
+    make_scorer,
+    r2_score,
+)
+
+from sk_bnreg.borrowed import check_method_params, num_samples, safe_indexing
+
+Place = tuple[int, int]  # an outer fold: its repeat, its number
+WEIGHTS = "score "  # begins the names of columns in target.parquet that scorers are given
+PROPER = {
+    "d2_brier_score": (d2_brier_score, True),
+    "d2_log_loss_score": (d2_log_loss_score, True),
+    "neg_brier_score": (brier_score_loss, False),
+    "neg_log_loss": (log_loss, False),
+}  # scores that must be told of the classes that a fold may lack, and whether greater is better
+
+
+def outputs_of(estimator: Any, X: Any, classes: np.ndarray | None) -> np.ndarray:
+    """Predict rows as what scores are computed from.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+    X : array-like of shape (n_samples, n_features)
+    classes : ndarray or None
+        All classes, also those that the estimator has not seen; None for several labels, and for numbers.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_columns)
+        Probabilities in single precision, or predicted numbers.
+    """
+    if not is_classifier(estimator):
+        return np.asarray(estimator.predict(X), dtype=float).reshape(num_samples(X), -1)
+    probability = estimator.predict_proba(X).astype(np.float32)
+    if classes is None:
+        return probability
+    known = np.zeros((len(probability), len(classes)), np.float32)
+    known[:, np.searchsorted(classes, estimator.classes_)] = probability
+    return known
+
+
+def proper_score(estimator: Any, X: Any, y: Any, sample_weight: Any = None, **_: Any) -> float:
+    """Score an estimator by what tuning compares: the mean log probability of what happened, or R2.
+
+    Whatever is reported, a proper score tells two candidates apart by all rows, accuracy by those near a border.
+    """
+    if not is_classifier(estimator):
+        return float(r2_score(y, estimator.predict(X), sample_weight=sample_weight))
+    probability = estimator.predict_proba(X)
+    y = np.asarray(y)
+    if y.ndim > 1:  # labels
+        happened = np.where(y > 0, probability, 1 - probability)
+    else:
+        # a class that training had no row of has no column, and no probability
+        columns = np.searchsorted(estimator.classes_, y).clip(max=len(estimator.classes_) - 1)
+        happened = np.where(estimator.classes_[columns] == y, probability[np.arange(len(y)), columns], 0.0)
+    logs = np.log(np.clip(happened, np.finfo(np.float32).tiny, 1)).reshape(len(y), -1).sum(axis=1)
+    return float(np.average(logs, weights=sample_weight))
+
+
+class FoldOutputs(NamedTuple):
+    """Predictions in one outer fold.
+
+    Attributes
+    ----------
+    rows : ndarray of int
+        Its test rows.
+    outputs : ndarray of shape (n_schemes, n_seeds, n_test, n_columns)
+    """
+
+    rows: np.ndarray
+    outputs: np.ndarray
+
+
+@dataclass
+class HeldOut:
+    """The predictions of a study.
+
+    Attributes
+    ----------
+    X : array-like or None
+        All rows, for scorers that look at them.
+    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+    classes : ndarray or None
+        All classes; None for several labels, and for numbers.
+    classifier : bool
+    schemes : list of str
+    score_params : dict
+        For scorers, cut to a fold's rows where they have an entry per row.
+    folds : dict of (repeat, fold) to FoldOutputs
+    """
+
+    X: Any
+    y: Any
+    classes: np.ndarray | None
+    classifier: bool
+    schemes: list[str]
+    score_params: Mapping[str, Any] = field(default_factory=dict)
+    folds: dict[Place, FoldOutputs] = field(default_factory=dict)
+
+    def scorer(self, scoring: Any) -> Any:
+        """Return the scorer that `scoring` means; one of probabilities knows all classes, whatever a fold lacks."""
+        if self.classes is not None and isinstance(scoring, str) and scoring in PROPER:
+            score, greater_is_better = PROPER[scoring]
+            return make_scorer(
+                score, greater_is_better=greater_is_better, response_method="predict_proba", labels=self.classes
+            )
+        return check_scoring(self._predicted(np.zeros((1, 1))), scoring)
+
+    def scores(self, place: Place, scorer: Any, n_networks: int, n_seeds: int) -> Iterator[tuple[str, int, float]]:
+        """Score the predictions of one outer fold.
+
+        Parameters
+        ----------
+        place : (repeat, fold)
+        scorer : callable
+        n_networks : int
+            Networks of which each score is of the mean prediction; those left over count for none.
+        n_seeds : int
+            Networks of each scheme that count.
+
+        Yields
+        ------
+        (scheme, seed, score)
+            `seed` is the number of the network, or of the first of several.
+        """
+        rows, outputs = self.folds[place]
+        y = safe_indexing(self.y, rows)
+        X = rows if self.X is None else safe_indexing(self.X, rows)
+        params = check_method_params(np.empty(len(self.y)), self.score_params, rows)
+        for name, of_scheme in zip(self.schemes, outputs, strict=True):
+            for seed in range(0, n_seeds - n_networks + 1, n_networks):
+                mean = of_scheme[seed : seed + n_networks].astype(float).mean(axis=0)
+                score = float(scorer(self._predicted(mean), X, y, **params))
+                if np.isnan(score):
+                    raise ValueError(
+                        f"The score is not defined on {len(rows)} rows of a fold: take fewer folds or another score."
+                    )
+                yield name, seed, score
+
+    def save_target(self, folder: Path) -> None:
+        """Write what scores need beside the predictions: the target, and weights of rows."""
+        y = pd.DataFrame(np.asarray(self.y)) if np.ndim(self.y) > 1 else pd.DataFrame({"y": np.asarray(self.y)})
+        params = {f"{WEIGHTS}{name}": np.asarray(value) for name, value in self.score_params.items()}
+        y.rename(columns=str).assign(**params).to_parquet(folder / "target.parquet", index=False)
+
+    @classmethod
+    def load(cls, folder: Path, schemes: list[str], classifier: bool) -> "HeldOut":
+        """Read what a study left in its folder.
+
+        Parameters
+        ----------
+        folder : path
+        schemes : list of str
+        classifier : bool
+
+        Returns
+        -------
+        HeldOut
+            Without the rows themselves.
+        """
+        target = pd.read_parquet(folder / "target.parquet")
+        weights = [str(name) for name in target if str(name).startswith(WEIGHTS)]
+        params = {name.removeprefix(WEIGHTS): target.pop(name).to_numpy() for name in weights}
+        y = target["y"].to_numpy() if list(target) == ["y"] else target.to_numpy()
+        classes = np.unique(y) if classifier and y.ndim == 1 else None
+        found = cls(None, y, classes, classifier, schemes, params)
+        for path in (folder / "held_out").glob("*.npz"):
+            repeat, _, fold = path.stem.partition("-")
+            found.folds[int(repeat), int(fold)] = load_outputs(path)
+        return found
+
+    def _predicted(self, outputs: np.ndarray) -> Any:
+        if not self.classifier:
+            return _PredictedNumbers(outputs[:, 0] if np.ndim(self.y) == 1 else outputs)
+        if self.classes is not None:  # in single precision they sum to 1 but for rounding, of which scores warn
+            outputs = outputs / np.maximum(outputs.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+        return _PredictedClasses(outputs, self.classes)
+
+
+def load_outputs(path: Path) -> FoldOutputs:
+    """Read the predictions of a fold from its file."""
+    with np.load(path, allow_pickle=False) as file:
+        return FoldOutputs(file["rows"], file["outputs"])
+
+
+def scored(networks: pd.DataFrame, held_out: HeldOut, scorers: Mapping[str, Any], n_networks: int) -> pd.DataFrame:
+    """Score the predictions of single networks, and of means of several.
+
+    Parameters
+    ----------
+    networks : DataFrame
+        A row per scheme, repeat, fold and seed; its folds and seeds are those that count.
+    held_out : HeldOut
+    scorers : dict of str to callable
+        By the name of the metric.
+    n_networks : int
+
+    Returns
+    -------
+    DataFrame
+        The rows of `networks`, for each `metric` and number of networks (`n_networks`) with a `score`. Means of several
+        networks have the settings of the first.
+    """
+    networks = networks.drop(columns=["metric", "n_networks", "score"], errors="ignore")
+    of_place: dict[Any, pd.DataFrame] = {
+        place: rows.set_index(["scheme", "seed"]) for place, rows in networks.groupby(["repeat", "fold"])
+    }
+    found = []
+    for metric, scorer in scorers.items():
+        for size in sorted({1, n_networks}):
+            for place, rows in of_place.items():
+                n_seeds = 1 + rows.index.get_level_values("seed").max()
+                scores = {(name, seed): score for name, seed, score in held_out.scores(place, scorer, size, n_seeds)}
+                found.append(rows.loc[list(scores)].assign(metric=metric, n_networks=size, score=list(scores.values())))
+    return pd.concat(found).reset_index()
+
+
+class _PredictedNumbers(RegressorMixin, BaseEstimator):
+    """Stands where a scorer asks a fitted regressor for its predictions."""
+
+    def __init__(self, outputs: np.ndarray):
+        self.outputs = outputs
+
+    def fit(self, X: Any, y: Any) -> "_PredictedNumbers":
+        """Do nothing; scikit-learn's checks ask that there be such a method."""
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the predictions, of rows that are known beforehand."""
+        return self.outputs
+
+
+class _PredictedClasses(ClassifierMixin, BaseEstimator):
+    """Stands where a scorer asks a fitted classifier for its predictions."""
+
+    def __init__(self, outputs: np.ndarray, classes: np.ndarray | None):
+        self.outputs = outputs
+        self.classes = classes
+        self.classes_ = np.arange(outputs.shape[1]) if classes is None else classes
+
+    def fit(self, X: Any, y: Any) -> "_PredictedClasses":
+        """Do nothing; scikit-learn's checks ask that there be such a method."""
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable class, or each label with a probability over 1/2."""
+        if self.classes is None:
+            return (self.outputs > 0.5).astype(np.int64)
+        return self.classes[self.outputs.argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probabilities."""
+        return self.outputs
