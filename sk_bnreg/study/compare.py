@@ -166,6 +166,8 @@ def compare_schemes(
     weight = None if sample_weight is None else np.asarray(sample_weight)
     scorings = _listed(scoring)
     labelled = is_classifier(estimator) and np.ndim(y) == 1
+    if n_seeds != "auto" and n_seeds < (n_networks := network_in(estimator)[0].n_ensemble):
+        raise ValueError(f"n_seeds must be at least the estimator's n_ensemble, {n_networks}, got {n_seeds}.")
     study = NestedStudy(
         estimator=estimator,
         data=_data(estimator, X, y, scorings[0], weight, params or {}),
@@ -193,7 +195,7 @@ def compare_schemes(
         on_progress=on_progress or (lambda done, total: None),
     )
     if on_plan is not None:
-        run.plan = replace(run.plan, seconds=run.expected_seconds())
+        run.plan = replace(run.plan, seconds=run.seconds_per_repeat())
         on_plan(run.plan)
     found = run.until_decided(on_look)
     store.finish(found)
@@ -306,7 +308,7 @@ def _fingerprint(study: NestedStudy, outer: OuterFolds, params: Any) -> str:
     # pandas hashes words and dates by their values; joblib would pickle them, in a way that changes with versions
     content = np.asarray(pd.util.hash_pandas_object(X)) if isinstance(X, pd.DataFrame) else np.asarray(X)
     settings = (
-        study.schemes, study.n_candidates, study.budgets, study.inner_cv, study.seed, params, study.error_score,
+        study.schemes, list(study.schemes), study.n_candidates, study.budgets, study.inner_cv, study.seed, params, study.error_score,
     )  # fmt: skip
     return joblib.hash(
         (content, np.asarray(study.data.y), study.groups, study.weight, study.estimator, settings, outer.repeat(0))
