@@ -308,7 +308,8 @@ def _fingerprint(study: NestedStudy, outer: OuterFolds, params: Any) -> str:
     # pandas hashes words and dates by their values; joblib would pickle them, in a way that changes with versions
     content = np.asarray(pd.util.hash_pandas_object(X)) if isinstance(X, pd.DataFrame) else np.asarray(X)
     settings = (
-        study.schemes, list(study.schemes), study.n_candidates, study.budgets, study.inner_cv, study.seed, params, study.error_score,
+        study.schemes, list(study.schemes), study.n_candidates, study.budgets, study.inner_cv, study.seed, params,
+        study.error_score,
     )  # fmt: skip
     return joblib.hash(
         (content, np.asarray(study.data.y), study.groups, study.weight, study.estimator, settings, outer.repeat(0))
