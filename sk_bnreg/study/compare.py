@@ -166,8 +166,6 @@ def compare_schemes(
     weight = None if sample_weight is None else np.asarray(sample_weight)
     scorings = _listed(scoring)
     labelled = is_classifier(estimator) and np.ndim(y) == 1
-    if n_seeds != "auto" and n_seeds < (n_networks := network_in(estimator)[0].n_ensemble):
-        raise ValueError(f"n_seeds must be at least the estimator's n_ensemble, {n_networks}, got {n_seeds}.")
     study = NestedStudy(
         estimator=estimator,
         data=_data(estimator, X, y, scorings[0], weight, params or {}),
@@ -181,6 +179,8 @@ def compare_schemes(
         inner_cv=inner_cv,
         seed=store.seed,
     )
+    if n_seeds != "auto" and n_seeds < study.n_networks:
+        raise ValueError(f"n_seeds must be at least the estimator's n_ensemble, {study.n_networks}, got {n_seeds}.")
     held_out = HeldOut(X, y, study.classes, is_classifier(estimator), list(schemes), study.data.score_params)
     outer = OuterFolds(study, cv)
     store.open(_fingerprint(study, outer, params), held_out)
@@ -216,13 +216,15 @@ def _checked(
         raise ValueError(f"learning_rate must be 'tuned' or 'fixed', got {learning_rate!r}.")
     if learning_rate == "fixed":
         found = {name: {"learning_rate_init": network.learning_rate_init, **own} for name, own in found.items()}
-    ropes = {}
+    ropes: dict[str, float] = {}
     for score in _listed(scoring):
         name = metric_name(estimator, score)
         own = rope.get(name) if isinstance(rope, Mapping) else rope
         ropes[name] = default_rope(score) if own is None else own
         if ropes[name] <= 0:
             raise ValueError(f"rope must be greater than 0, got {ropes[name]}.")
+    if not ropes or len(ropes) < len(_listed(scoring)):
+        raise ValueError(f"scoring must name at least one score, and each once, got {scoring!r}.")
     # with one class every scheme is perfect, and every difference 0
     if len(np.unique(np.asarray(y), axis=0)) < 2:
         raise ValueError("y must have at least 2 different values for schemes to be compared.")
