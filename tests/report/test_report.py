@@ -5,17 +5,20 @@ from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from importlib.resources import files
+from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import optuna
 import pandas as pd
 import pytest
 
-from sk_bnreg import BNMLPClassifier, SchemeComparison
-from sk_bnreg.stats.folds import WORDS
+from sk_bnreg import BNMLPClassifier, SchemeComparison, compare_schemes
+from sk_bnreg.stats.folds import CONFIDENCE, WORDS
+from sk_bnreg.stats.looks import EARLY, MOST_REPEATS, MOST_SEEDS, PILOT_SEEDS
 from sk_bnreg.study.held_out import HeldOut
 from sk_bnreg.study.plan import Course
-from sk_bnreg.study.schemes import SCHEMES
+from sk_bnreg.study.schemes import QUESTIONS, SCHEMES
 
 
 class Page(HTMLParser):
@@ -214,7 +217,7 @@ def test_how_the_study_went_is_told(comparison, tmp_path):
     assert "looked at after each repeat" not in page
     auto = replace(study, plan=replace(study.plan, n_repeats="auto", n_seeds="auto"))
     page = read(auto, tmp_path)
-    assert "at most 16, by what a pilot of four" in section(page, "tuning")
+    assert "a pilot in the first repeat told how many, 16 at most." in section(page, "tuning")
     assert "takes a probability of 99.9 %" in section(page, "resolution")
 
 
@@ -307,6 +310,21 @@ def test_a_survey_shows_every_question_and_every_table(made_up_survey, survey_pa
         scores.to_numpy(), abs=5e-5
     )
     assert "broken (it has no target)" in tables.text
+
+
+def test_the_guide_has_the_words_the_questions_and_the_numbers():
+    guide = (Path(__file__).parents[2] / "docs/guide.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| .* \| (.*) \|$", guide, flags=re.M)
+    assert [row for row in rows if row[0] in WORDS] == list(WORDS.items())
+    for subject, given, scheme, against in QUESTIONS:
+        assert f"| {subject}, given {given} | `{scheme}` against `{against}` |" in guide
+    guide = " ".join(guide.split())
+    assert f"a pilot of {PILOT_SEEDS} in the first repeat" in guide
+    assert f"at most {MOST_SEEDS}." in guide
+    assert f"after {MOST_REPEATS} repeats" in guide
+    assert f"takes a probability of {EARLY}, the last look {CONFIDENCE}," in guide
+    minutes = signature(compare_schemes).parameters["minutes"].default
+    assert f"when `--minutes` are over ({minutes:g} if not said)" in guide
 
 
 def test_the_package_has_the_templates():
