@@ -296,7 +296,7 @@ class SchemeComparison:
             }
         )
         # medians of settings: a fold's learning rate is one of few values, a mean would be none of them
-        tuned = [name for name in ("learning_rate_init", "budget", "l2") if name in self.frame]
+        tuned = [name for name in ("learning_rate_init", "budget", "l2", "dropout") if name in self.frame]
         medians = self._rows().groupby("scheme")[tuned].median()
         return rows.join(medians).loc[list(self.schemes)].rename_axis("scheme")
 
