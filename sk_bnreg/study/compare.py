@@ -92,7 +92,7 @@ def compare_schemes(
     n_seeds : int or "auto", default="auto"
         Networks fitted for each tuned scheme and fold, from different seeds; a fold's score is their mean. "auto" takes
         as many as leave seeds less than a tenth of the variance of a mean difference, told by the first four of the
-        first repeat, and at most 16.
+        first repeat, and at most 32.
     scoring : str, scorer or list of str, default=None
         A scikit-learn score, by name or from `make_scorer`; None is accuracy or R2. The first of several is what the
         looks and the best scheme go by. A scorer sees predictions, and not the network.
@@ -179,7 +179,7 @@ def compare_schemes(
         inner_cv=inner_cv,
         seed=store.seed,
     )
-    if n_seeds != "auto" and n_seeds < study.n_networks:
+    if n_seeds != "auto" and int(n_seeds) < study.n_networks:
         raise ValueError(f"n_seeds must be at least the estimator's n_ensemble, {study.n_networks}, got {n_seeds}.")
     held_out = HeldOut(X, y, study.classes, is_classifier(estimator), list(schemes), study.data.score_params)
     outer = OuterFolds(study, cv)

@@ -487,7 +487,7 @@ class SchemeComparison:
         if "n_test" not in self.frame or not contrast.sd:
             return ""
         rows = self._rows()
-        n_folds = MOST_REPEATS * rows["fold"].nunique() if self.course and self.course.can_go_on else contrast.n_folds
+        n_folds = MOST_REPEATS * rows["fold"].nunique()
         n_rows = int((rows["n_train"] + rows["n_test"]).iloc[0])
         of_seeds = self.seed_deviation(question.scheme, question.against)
         return outlook(contrast, n_folds, n_rows, 0.0 if np.isnan(of_seeds) else min(of_seeds, contrast.sd))

@@ -134,11 +134,6 @@ class Course(NamedTuple):
     n_seeds: int
     ended: str
 
-    @property
-    def can_go_on(self) -> bool:
-        """Whether the time alone ended the study."""
-        return self.ended == "time"
-
     def summary(self) -> str:
         """Return how the study went as one sentence."""
         why = {
