@@ -164,10 +164,10 @@ def seeds_needed(pilot: np.ndarray, *, step: int = 1, most: int = MOST_SEEDS) ->
     Examples
     --------
     >>> import numpy as np
-    >>> rng = np.random.default_rng(0)
-    >>> noisy = rng.normal(size=(50, 1)) + rng.normal(size=(50, 4))
+    >>> folds, seeds = np.repeat([-1.0, 1.0], 25)[:, None], np.array([1.0, -1.0, 1.0, -1.0])
+    >>> noisy = folds + seeds
     >>> seeds_needed(noisy), seeds_needed(noisy, step=8), seeds_needed(noisy, most=6)
-    (9, 16, 6)
+    (18, 24, 6)
     """
     n_seeds = pilot.shape[1]
     one = seed_deviation(pilot) ** 2 * n_seeds
