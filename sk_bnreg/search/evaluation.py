@@ -164,8 +164,8 @@ def evaluate(
                     on_results(results)
             break
         except Exception:
-            # jobs return their own errors: what is raised here is the death of a worker
-            if trial == ATTEMPTS:
+            # jobs return their own errors: what is raised here is the death of a worker, where there are any
+            if here or trial == ATTEMPTS:
                 raise
     if failure is not None:
         raise failure
@@ -345,12 +345,21 @@ def _fit_and_score_alone(entry: _Entry, folds: Folds, scoring: Scoring) -> dict[
     """Fit and score an estimator by itself, as scikit-learn does."""
     train, test = folds.splits[entry.place[1]]
     result = fit_and_score(
-        clone(entry.estimator), folds.X, folds.y, scorer=scoring.scorer, train=train, test=test, verbose=0,
-        parameters=None, fit_params=folds.fit_params, score_params=folds.score_params,
-        return_train_score=scoring.return_train_score, return_times=True, return_estimator=scoring.return_estimator,
+        clone(entry.estimator), folds.X, folds.y, scorer=scoring.scorer or _no_score, train=train, test=test,
+        verbose=0, parameters=None, fit_params=folds.fit_params, score_params=folds.score_params,
+        return_train_score=scoring.return_train_score, return_times=True, return_estimator=True,
         error_score=scoring.error_score, caller=scoring.caller, callback_ctx=entry.context,
     )  # fmt: skip
+    estimator = result.pop("estimator")
+    if scoring.predict is not None and not result["fit_error"]:
+        result["outputs"] = scoring.predict(estimator, folds.scored(test)[0])
+    if scoring.return_estimator:
+        result["estimator"] = estimator
     return {entry.place: result | {"n_iter": 0}}
+
+
+def _no_score(*_: Any, **__: Any) -> float:
+    return 0.0
 
 
 def _fit_and_score_together(
