@@ -41,7 +41,7 @@ def tune(
 
     from sk_bnreg.search.space import search_space
     from sk_bnreg.search.tuning import StackedOptunaSearchCV
-    from sk_bnreg.study.comparison import default_rope
+    from sk_bnreg.study.held_out import default_rope
     from sk_bnreg.study.tables import network_pipeline
 
     made_pruner = _pruner(pruner)
@@ -105,7 +105,8 @@ def _tell(runner: Runner, search: Any, rope: float) -> None:
     """Print what was found; save the best model, and a report if there are schemes to compare."""
     import joblib
 
-    from sk_bnreg.study.comparison import SchemeComparison, metric_name
+    from sk_bnreg.study.comparison import SchemeComparison
+    from sk_bnreg.study.held_out import metric_name
     from sk_bnreg.study.schemes import scheme_name
     from sk_bnreg.theory.diagnosis import diagnose
 

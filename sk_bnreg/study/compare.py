@@ -15,8 +15,8 @@ from sklearn.base import is_classifier
 from sk_bnreg.estimators.pipelines import fit_parameter, network_in
 from sk_bnreg.search.evaluation import Folds
 from sk_bnreg.search.grid import StackedGridSearchCV
-from sk_bnreg.study.comparison import SchemeComparison, default_rope, metric_name
-from sk_bnreg.study.held_out import HeldOut
+from sk_bnreg.study.comparison import SchemeComparison
+from sk_bnreg.study.held_out import HeldOut, default_rope, metric_name
 from sk_bnreg.study.nested import NestedStudy
 from sk_bnreg.study.plan import StudyPlan
 from sk_bnreg.study.run import OuterFolds, StudyRun
@@ -115,8 +115,8 @@ def compare_schemes(
         weights raises their effective learning rate, so at a fixed rate it may help or hurt
         by that alone; tuned, each scheme has the rate that suits it.
     error_score : "raise" or float, default=nan
-        Inner score of a candidate whose fit fails, by diverging for instance. A scheme of which all candidates, or
-        the chosen one, fail is an error.
+        Inner score, a mean log probability or R2, of a candidate whose fit fails, by diverging for instance. A scheme
+        of which all candidates, or the chosen one, fail is an error.
     rope : float or dict of str to float, default=None
         Differences smaller than this do not matter, by score where there are several. None is 0.01 for scores whose
         best value is 1; any other score asks for it.
@@ -163,6 +163,8 @@ def compare_schemes(
     _check_counts(len(schemes), n_candidates, inner_cv, n_repeats, n_seeds, budgets, minutes)
     store = Store(out, random_state)
     y = y if hasattr(y, "iloc") else np.asarray(y)
+    if is_classifier(estimator) and np.ndim(y) == 2 and np.shape(y)[1] == 1:
+        y = np.asarray(y)[:, 0]  # one column is classes, several are labels
     weight = None if sample_weight is None else np.asarray(sample_weight)
     scorings = _listed(scoring)
     labelled = is_classifier(estimator) and np.ndim(y) == 1
@@ -179,10 +181,9 @@ def compare_schemes(
         inner_cv=inner_cv,
         seed=store.seed,
     )
-    if n_seeds != "auto" and int(n_seeds) < study.n_networks:
-        raise ValueError(f"n_seeds must be at least the estimator's n_ensemble, {study.n_networks}, got {n_seeds}.")
     held_out = HeldOut(X, y, study.classes, is_classifier(estimator), list(schemes), study.data.score_params)
     outer = OuterFolds(study, cv)
+    _check_study(study, outer, n_seeds)
     store.open(_fingerprint(study, outer, params), held_out)
     run = StudyRun(
         study=study,
@@ -191,7 +192,7 @@ def compare_schemes(
         scorers={name: held_out.scorer(scoring) for name, scoring in zip(ropes, scorings, strict=True)},
         plan=_plan(study, outer, n_repeats if outer.can_repeat else 1, n_seeds, minutes, learning_rate, ropes, store),
         n_jobs=n_jobs,
-        started=started - store.elapsed,
+        started=started - store.elapsed(),
         on_progress=on_progress or (lambda done, total: None),
     )
     if on_plan is not None:
@@ -199,7 +200,7 @@ def compare_schemes(
         on_plan(run.plan)
     found = run.until_decided(on_look)
     store.finish(found)
-    best = store.best_estimator(found.best_scheme, lambda: study.best_estimator(found.best_scheme, run.count))
+    best = run.best_estimator(found.best_scheme)
     run.on_progress(run.done, run.done)
     return replace(found, best_estimator_=best, diagnosis=diagnose(best, X))
 
@@ -225,6 +226,8 @@ def _checked(
             raise ValueError(f"rope must be greater than 0, got {ropes[name]}.")
     if not ropes or len(ropes) < len(_listed(scoring)):
         raise ValueError(f"scoring must name at least one score, and each once, got {scoring!r}.")
+    if isinstance(rope, Mapping) and not rope.keys() <= ropes.keys():
+        raise ValueError(f"rope must be a number, or name scores of {list(ropes)}, got {dict(rope)!r}.")
     # with one class every scheme is perfect, and every difference 0
     if len(np.unique(np.asarray(y), axis=0)) < 2:
         raise ValueError("y must have at least 2 different values for schemes to be compared.")
@@ -254,6 +257,14 @@ def _check_counts(
         raise ValueError(f"minutes must be greater than 0, got {minutes!r}.")
     if not all(0 <= budget < np.inf for budget in budgets):
         raise ValueError(f"budgets must be finite and not negative, got {budgets}.")
+
+
+def _check_study(study: NestedStudy, outer: OuterFolds, n_seeds: Any) -> None:
+    if n_seeds != "auto" and int(n_seeds) < study.n_networks:
+        raise ValueError(f"n_seeds must be at least the estimator's n_ensemble, {study.n_networks}, got {n_seeds!r}.")
+    # the spread of differences over folds is what everything is judged by
+    if len(outer.repeat(0)) < 2:
+        raise ValueError(f"cv must give at least 2 outer folds, got {len(outer.repeat(0))}.")
 
 
 def _data(estimator: Any, X: Any, y: Any, scoring: Any, weight: Any, params: Mapping[str, Any]) -> Folds:
@@ -309,9 +320,11 @@ def _fingerprint(study: NestedStudy, outer: OuterFolds, params: Any) -> str:
     X = study.data.X
     # pandas hashes words and dates by their values; joblib would pickle them, in a way that changes with versions
     content = np.asarray(pd.util.hash_pandas_object(X)) if isinstance(X, pd.DataFrame) else np.asarray(X)
+    columns = list(map(str, X.columns)) if isinstance(X, pd.DataFrame) else None
+    # predictions are stored in the order of the schemes; what scorers are given, tuning's score is given too
     settings = (
-        study.schemes, list(study.schemes), study.n_candidates, study.budgets, study.inner_cv, study.seed, params,
-        study.error_score,
+        list(study.schemes.items()), study.n_candidates, study.budgets, study.inner_cv, study.seed, params,
+        study.error_score, columns, sorted(study.data.score_params),
     )  # fmt: skip
     return joblib.hash(
         (content, np.asarray(study.data.y), study.groups, study.weight, study.estimator, settings, outer.repeat(0))

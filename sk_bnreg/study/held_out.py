@@ -13,6 +13,7 @@ from sklearn.metrics import (
     check_scoring,
     d2_brier_score,
     d2_log_loss_score,
+    get_scorer_names,
     log_loss,
     make_scorer,
     r2_score,
@@ -28,6 +29,36 @@ PROPER = {
     "neg_brier_score": (brier_score_loss, False),
     "neg_log_loss": (log_loss, False),
 }  # scores that must be told of the classes that a fold may lack, and whether greater is better
+# beginnings of the names of scores whose best value is 1, for which a difference of 0.01 is the default rope
+BOUNDED_SCORES = (
+    "accuracy",
+    "average_precision",
+    "balanced_accuracy",
+    "d2_",
+    "explained_variance",
+    "f1",
+    "jaccard",
+    "matthews",
+    "precision",
+    "r2",
+    "recall",
+    "roc_auc",
+    "top_k_accuracy",
+)
+
+
+def default_rope(scoring: Any) -> float:
+    """Return the largest difference that does not matter, for scores bounded by 1; others must be asked for it."""
+    if isinstance(scoring, str) and scoring not in get_scorer_names():
+        raise ValueError(f"scoring must be a score in sklearn.metrics.get_scorer_names(), got {scoring!r}.")
+    if scoring is None or (isinstance(scoring, str) and scoring.startswith(BOUNDED_SCORES)):
+        return 0.01
+    raise ValueError(f"rope must be given for scoring={scoring!r}: the largest difference that does not matter to you.")
+
+
+def metric_name(estimator: Any, scoring: Any) -> str:
+    """Return the name of the score that `scoring` means for an estimator."""
+    return ("accuracy" if is_classifier(estimator) else "r2") if scoring is None else str(scoring)
 
 
 def outputs_of(estimator: Any, X: Any, classes: np.ndarray | None) -> np.ndarray:
@@ -147,17 +178,12 @@ class HeldOut:
         """
         rows, outputs = self.folds[place]
         y = safe_indexing(self.y, rows)
-        X = rows if self.X is None else safe_indexing(self.X, rows)
+        X = None if self.X is None else safe_indexing(self.X, rows)
         params = check_method_params(np.empty(len(self.y)), self.score_params, rows)
         for name, of_scheme in zip(self.schemes, outputs, strict=True):
             for seed in range(0, n_seeds - n_networks + 1, n_networks):
                 mean = of_scheme[seed : seed + n_networks].astype(float).mean(axis=0)
-                score = float(scorer(self._predicted(mean), X, y, **params))
-                if np.isnan(score):
-                    raise ValueError(
-                        f"The score is not defined on {len(rows)} rows of a fold: take fewer folds or another score."
-                    )
-                yield name, seed, score
+                yield name, seed, float(scorer(self._predicted(mean), X, y, **params))
 
     def save_target(self, folder: Path) -> None:
         """Write what scores need beside the predictions: the target, and weights of rows."""
@@ -233,6 +259,11 @@ def scored(networks: pd.DataFrame, held_out: HeldOut, scorers: Mapping[str, Any]
             for place, rows in of_place.items():
                 n_seeds = 1 + rows.index.get_level_values("seed").max()
                 scores = {(name, seed): score for name, seed, score in held_out.scores(place, scorer, size, n_seeds)}
+                if np.isnan(list(scores.values())).any():
+                    raise ValueError(
+                        f"The score {metric} is not defined on {len(held_out.folds[place].rows)} rows of a fold: take "
+                        "fewer folds or another score."
+                    )
                 found.append(rows.loc[list(scores)].assign(metric=metric, n_networks=size, score=list(scores.values())))
     return pd.concat(found).reset_index()
 

@@ -1,7 +1,7 @@
 """NestedStudy: schemes tuned on inner folds, whose networks then predict the outer ones."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -38,14 +38,14 @@ class FoldResult(NamedTuple):
         A row per scheme and candidate, as in `SchemeComparison.tuning`; none where the schemes had been tuned before.
     outputs : ndarray of shape (n_schemes, n_seeds, n_test, n_columns)
         Predictions for the test rows.
-    warned : list of str
-        What transformers warned of.
+    warned : set of (str, type)
+        What transformers warned of, and the categories of these warnings.
     """
 
     networks: list[dict[str, Any]]
     tuning: list[dict[str, Any]]
     outputs: np.ndarray
-    warned: list[str]
+    warned: set[tuple[str, type[Warning]]]
 
 
 @dataclass
@@ -119,7 +119,7 @@ class NestedStudy:
         A scheme that names a `random_state` has others than the rest.
         """
         # whole numbers of which any differs give unrelated seeds
-        own = self.schemes[scheme].get("random_state", 0)
+        own = self.schemes[scheme].get("random_state", -1) + 1
         entropy = (self.seed, place[0] + 1, place[1], number + 2, own)
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
@@ -222,9 +222,8 @@ class NestedStudy:
         FoldResult
         """
         train, test = split
-        # a transformer that warns does so for every front: told once, with a count, when all is over
+        # a transformer that warns does so for every front: the run tells of it once, when all is over
         with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
             start = perf_counter()
             tuning, n_tuned = self.tune(place, train, list(self.schemes), progress) if tried is None else ([], 0)
             chosen = self.chosen(tuning if tried is None else tried)
@@ -259,7 +258,7 @@ class NestedStudy:
             ],
             tuning,
             outputs.reshape(len(self.schemes), len(seeds), *outputs.shape[1:]),
-            [str(warning.message) for warning in warned],
+            kinds(warned),
         )
 
     def best_estimator(self, scheme: str, progress: Progress) -> Any:
@@ -300,7 +299,8 @@ class NestedStudy:
             params = [each | {"max_iter": epochs} for each in self._free(self._n_rows(split[0]))]
             params = params[:: max(1, len(params) // N_CALIBRATED)]  # of every scheme some
             start = perf_counter()
-            self._evaluate(params, [split], None, Scoring(proper_score, self.error_score), fronts)
+            with warnings.catch_warnings(record=True):  # the folds will warn of the same
+                self._evaluate(params, [split], None, Scoring(proper_score, self.error_score), fronts)
             seconds.append((perf_counter() - start) / self.candidates.n_different(params))
         front = sum(fitted.seconds for fitted in fronts.values())
         epoch = max(seconds[2] - seconds[1], 0) / 2
@@ -386,6 +386,11 @@ class NestedStudy:
 
     def _n_rows(self, rows: np.ndarray) -> int:
         return len(rows) if self.weight is None else int(np.count_nonzero(self.weight[rows]))
+
+
+def kinds(caught: Iterable[warnings.WarningMessage]) -> set[tuple[str, type[Warning]]]:
+    """Return warnings' messages and categories, each once."""
+    return {(str(warning.message), warning.category) for warning in caught}
 
 
 def shuffled_folds(n_splits: int, estimator: Any, y: Any, groups: Any, seed: int) -> Any:

@@ -2,8 +2,7 @@
 
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from sklearn.model_selection import check_cv
 from sk_bnreg.stats.looks import PILOT_SEEDS, seeds_needed, settled
 from sk_bnreg.study.comparison import SchemeComparison
 from sk_bnreg.study.held_out import Place, scored
-from sk_bnreg.study.nested import FoldResult, NestedStudy, Split, shuffled_folds
+from sk_bnreg.study.nested import FoldResult, NestedStudy, Split, kinds, shuffled_folds
 from sk_bnreg.study.plan import Course, StudyPlan
 from sk_bnreg.study.store import Store
 
@@ -91,7 +90,7 @@ class StudyRun:
     on_progress: Callable[[int, int], None]
     done: int = 0
     total: int = 0
-    warned: Counter[str] = field(default_factory=Counter)
+    warned: dict[tuple[str, type[Warning]], set[Any]] = field(default_factory=dict)
     scores: dict[tuple[Any, ...], pd.DataFrame] = field(default_factory=dict)
 
     def until_decided(self, on_look: Callable[[int, int, int], None] | None) -> SchemeComparison:
@@ -108,7 +107,8 @@ class StudyRun:
         at_once = max(1, joblib.effective_n_jobs(self.n_jobs) // plan.n_folds)
         for n_repeats in range(1, plan.most_repeats + 1):
             self._fill(range(n_repeats - 1, min(plan.most_repeats, n_repeats + at_once - 1)), n_seeds)
-            elapsed = time.monotonic() - self.started
+            # by what is stored, so that a study that is run again ends where it ended
+            elapsed = self.store.elapsed(n_repeats, n_seeds)
             in_time = min(plan.most_repeats, np.ceil(60 * plan.minutes * n_repeats / elapsed))
             self.total = int(self.done / n_repeats * in_time)
             if n_repeats > 1:
@@ -131,7 +131,9 @@ class StudyRun:
         for place, of_fold in rows.groupby(["repeat", "fold"]):
             known = place, n_seeds, size
             if known not in self.scores:
-                self.scores[known] = scored(of_fold, self.store.held_out, self.scorers, size)
+                with warnings.catch_warnings(record=True) as caught:
+                    self.scores[known] = scored(of_fold, self.store.held_out, self.scorers, size)
+                self._remember(kinds(caught), place)
             parts.append(self.scores[known])
         metric, rope = next(iter(self.plan.metrics.items()))
         return SchemeComparison(
@@ -147,6 +149,14 @@ class StudyRun:
             plan=self.plan,
         )
 
+    def best_estimator(self, scheme: str) -> Any:
+        """Return a scheme tuned and fitted on all rows, and tell of warnings that no fold had."""
+        with warnings.catch_warnings(record=True) as caught:
+            best = self.store.best_estimator(scheme, lambda: self.study.best_estimator(scheme, self.count))
+        for message, category in kinds(caught) - self.warned.keys():
+            warnings.warn(message, category, stacklevel=3)
+        return best
+
     def count(self, n_fits: int) -> None:
         """Count finished network fits, and tell of them."""
         self.done += n_fits
@@ -155,7 +165,7 @@ class StudyRun:
     def seconds_per_repeat(self) -> float:
         """Return the expected time of one repeat: what it took, or from a calibration for each fold at a time."""
         if finished := self.store.finished():
-            return self.store.elapsed * self.plan.n_folds / len(finished)
+            return self.store.elapsed() * self.plan.n_folds / len(finished)
         splits = self.outer.repeat(0)
         n_workers = min(joblib.effective_n_jobs(self.n_jobs), len(splits))
         one: list[float] = []
@@ -193,15 +203,20 @@ class StudyRun:
         jobs = [(self.study, fold, self.store.tried(fold.place), self.count if alone else None) for fold in folds]
         for fold, result in _in_parallel(jobs, self.n_jobs):
             self.store.add(fold.place, fold.split[1], result, time.monotonic() - self.started)
-            self.warned.update(set(result.warned))
+            self._remember(result.warned, fold.place)
             if not alone:
                 self.count(result.networks[0]["n_fits"])
 
     def _told(self, n_repeats: int, n_seeds: int, ended: str) -> SchemeComparison:
         """Return the comparison, and tell once of what was warned of in many folds."""
-        for message, n_folds in self.warned.items():
-            warnings.warn(f"{message} (in {n_folds} outer folds)", stacklevel=4)
-        return replace(self.comparison(n_repeats, n_seeds), course=Course(n_repeats, n_seeds, ended))
+        found = self.comparison(n_repeats, n_seeds)
+        for (message, category), places in self.warned.items():
+            warnings.warn(f"{message} (in {len(places)} outer folds)", category, stacklevel=4)
+        return replace(found, course=Course(n_repeats, n_seeds, ended))
+
+    def _remember(self, warned: Iterable[tuple[str, type[Warning]]], place: Any) -> None:
+        for kind in warned:
+            self.warned.setdefault(kind, set()).add(place)
 
 
 def _in_parallel(jobs: Sequence[tuple[Any, ...]], n_jobs: int | None) -> Iterator[tuple[Fold, FoldResult]]:
