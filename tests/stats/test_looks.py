@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from sk_bnreg.stats.folds import STRONG, contrast
-from sk_bnreg.stats.looks import chance, outlook, rows_needed, seed_deviation, seeds_needed, settled
+from sk_bnreg.stats.looks import MOST_SEEDS, chance, outlook, rows_needed, seed_deviation, seeds_needed, settled
 
 RATIO = 0.25  # five folds
 MANY = {"most_folds": 100}
@@ -142,7 +142,8 @@ def test_the_outlook_tells_the_chance_of_more_folds():
     reach = stats.t.ppf(0.95, 99) * 0.02 * np.sqrt(1 / 100 + RATIO)
     found = outlook(result(0.01 + reach, 0.02, rope=0.01), 100, 1_000)
     assert (
-        found == "the difference varies between folds with sd 0.02: 100 folds would decide it with a probability of 50%"
+        found
+        == "the difference varies between folds with sd 0.02: 100 folds would decide it with a probability of 50 %"
     )
 
 
@@ -169,7 +170,7 @@ def test_seeds_needed_equal_a_loop_over_their_number(seed_sd, step):
     pilot = rng.normal(size=(5, 1)) + rng.normal(0, seed_sd, size=(5, 4))
     within = sum(((row - row.mean()) ** 2).sum() for row in pilot) / (5 * 3)
     between = ((pilot.mean(axis=1) - pilot.mean()) ** 2).sum() / 4 - within / 4
-    allowed = [n for n in range(step, 17, step) if n >= 4]
+    allowed = [n for n in range(step, MOST_SEEDS + 1, step) if n >= 4]
     enough = [n for n in allowed if within / n <= 0.1 * (between + within / n)]
     assert seeds_needed(pilot, step=step) == (enough or allowed[-1:])[0]
 
@@ -180,7 +181,7 @@ def test_seeds_needed_at_the_ends():
     assert seeds_needed(same, step=3) == 6
     assert seeds_needed(np.zeros((5, 4))) == 4
     only_seeds = np.tile([[1.0, -1.0, 2.0, -2.0]], (5, 1))
-    assert seeds_needed(only_seeds) == 16
-    assert seeds_needed(only_seeds, step=3) == 15
-    assert seeds_needed(only_seeds, step=20) == 20
+    assert seeds_needed(only_seeds) == MOST_SEEDS
+    assert seeds_needed(only_seeds, step=3) == MOST_SEEDS // 3 * 3
+    assert seeds_needed(only_seeds, step=MOST_SEEDS + 4) == MOST_SEEDS + 4
     assert seeds_needed(only_seeds, most=6) == 6
