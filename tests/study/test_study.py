@@ -26,6 +26,9 @@ def table():
     return make_classification(n_samples=150, n_features=8, n_informative=4, flip_y=0.1, random_state=0)
 
 
+SETTINGS = ["learning_rate_init", "budget", "dropout"]
+
+
 def seed_of(study, repeat, fold, number):
     """Return the seed of a network: of the ones that are scored from 0 on, of those in tuning -1."""
     words = (study.plan.random_state, repeat + 1, fold, number + 2, 0)
@@ -34,30 +37,38 @@ def seed_of(study, repeat, fold, number):
 
 def chosen_of(tried):
     """Return the settings that tuning chose among a scheme's candidates in one fold."""
-    return tried.loc[tried["inner_score"].idxmax(), ["learning_rate_init", "budget"]]
+    return tried.loc[tried["inner_score"].idxmax(), SETTINGS].astype(float)
 
 
 def fit_plainly(model, name, candidate, seed, X, y):
     """Return a clone of a pipeline with a scheme's candidate, fitted; L2 is what brings the budget on these rows."""
     model = clone(model)
-    net = model[-1].set_params(
-        **SCHEMES[name], learning_rate_init=candidate["learning_rate_init"], random_state=seed, l2=0.0
-    )
-    if name not in ("plain", "bn"):
+    own = {name: candidate[name] for name in ("learning_rate_init", "dropout")}
+    net = model[-1].set_params(**SCHEMES[name] | own, random_state=seed, l2=0.0)
+    if SCHEMES[name]["l2_targets"] != "none":
         net.set_params(l2=net.l2_for_budget(candidate["budget"], len(y)))
     return model.fit(X, y)
 
 
-def test_equals_a_plain_nested_loop(table):
+@pytest.mark.parametrize(
+    ("schemes", "n_candidates"), [(DEFAULT_SCHEMES, 3), (("plain", "dropout", "bn+l2", "bn+l2+dropout"), 5)]
+)
+def test_equals_a_plain_nested_loop(table, schemes, n_candidates):
     """Every candidate's inner score, a log loss; that the best one is chosen, and its accuracy on the test rows."""
     X, y = table
     model = make_pipeline(StandardScaler(), BNMLPClassifier(**SMALL))
     cv = StratifiedKFold(3, shuffle=True, random_state=5)
-    study = compare_schemes(model, X, y, cv=cv, n_candidates=3, inner_cv=2, random_state=1, **ONCE)
-    assert len(study.frame) == 3 * len(DEFAULT_SCHEMES)
-    rates = study.tuning.groupby(["fold", "scheme"])["learning_rate_init"].apply(frozenset).unstack()
+    settings = {"schemes": schemes, "cv": cv, "n_candidates": n_candidates, "inner_cv": 2, "random_state": 1, **ONCE}
+    study = compare_schemes(model, X, y, **settings)
+    assert len(study.frame) == 3 * len(schemes)
+    rates, dropout = (
+        study.tuning.groupby(["fold", "scheme"])[name].apply(frozenset).unstack()
+        for name in ("learning_rate_init", "dropout")
+    )
     assert (rates.nunique(axis=1) == 1).all()
-    assert (rates.map(len) == 3).all(axis=None)
+    assert (rates.map(len) == n_candidates).all(axis=None)
+    for name in schemes:
+        assert set(dropout[name]) == {frozenset((0.0, 0.1, 0.2, 0.3, 0.5) if "dropout" in name else (0.0,))}
     inner = StratifiedKFold(2, shuffle=True, random_state=1)
     splits, results = list(cv.split(X, y)), study.frame.set_index(["scheme", "fold"])
     for (name, fold), tried in study.tuning.groupby(["scheme", "fold"]):
@@ -71,7 +82,7 @@ def test_equals_a_plain_nested_loop(table):
             assert candidate["inner_score"] == pytest.approx(np.mean(scores))
         row = results.loc[name, fold]
         settings = chosen_of(tried)
-        np.testing.assert_allclose(row[["learning_rate_init", "budget"]].astype(float), settings.astype(float))
+        np.testing.assert_allclose(row[SETTINGS].astype(float), settings)
         assert row["random_state"] == seed_of(study, 0, fold, 0)
         chosen = fit_plainly(model, name, settings, row["random_state"], X_train, y_train)
         assert row["l2"] == pytest.approx(chosen[-1].l2)
@@ -94,7 +105,8 @@ def test_table_and_verdicts_follow_from_the_frame(table):
     expected = contrast(scores["bn+l2"] - scores["bn"], test_ratio=0.5, rope=0.01)
     assert (l2_given_bn.mean, l2_given_bn.p_equivalent) == pytest.approx((expected.mean, expected.p_equivalent))
     verb = expected.verdict if expected.verdict in ("helps", "hurts") else f"is {expected.verdict}"
-    assert study.sentence().startswith(f"On this table L2 on the weights {verb} given batch norm ({expected.mean:+.4f}")
+    figure = f"{expected.hint} ({expected.mean:+.4f}"
+    assert study.sentence().startswith(f"On this table L2 on the weights {verb} given batch norm{figure}")
     params = study.best_estimator_.get_params()
     assert all(params[name] == value for name, value in SCHEMES[study.best_scheme].items())
 
@@ -196,6 +208,7 @@ def test_groups_stay_together_and_weights_reach_fit_and_score():
         for target in (y, y_spoiled)
     )  # fmt: skip
     np.testing.assert_allclose(one.frame["score"], other.frame["score"], rtol=1e-9)
+    np.testing.assert_allclose(one.tuning["inner_score"], other.tuning["inner_score"], rtol=1e-9)
     pairs = [[{groups[int(row)] for row in rows} for rows in seen] for seen in Spy.seen if seen[0] != seen[1]]
     assert len(pairs) >= 4 * (2 + 1)  # in four outer folds two inner ones and the outer itself
     assert not any(fitted & shown for fitted, shown in pairs if len(fitted) < 20)
@@ -249,6 +262,11 @@ def test_interaction_is_the_difference_of_differences(table):
     [
         ({"n_candidates": 0}, "n_candidates must be at least 1, got 0"),
         ({"inner_cv": 1}, "inner_cv must be at least 2, got 1"),
+        ({"n_repeats": 0}, "n_repeats must be at least 1, got 0"),
+        ({"n_repeats": "many"}, "n_repeats must be at least 1, got 'many'"),
+        ({"n_seeds": 0}, "n_seeds must be at least 1, got 0"),
+        ({"minutes": 0}, "minutes must be greater than 0, got 0"),
+        ({"cv": [(np.arange(10), np.arange(10, 20))]}, "cv must give at least 2 outer folds, got 1"),
         ({"schemes": {"bn": {}}}, "schemes must be at least 2, got 1"),
         ({"rope": 0.0}, "rope must be greater than 0, got 0.0"),
         ({"scoring": "acuracy"}, "scoring must be a score in .* got 'acuracy'"),

@@ -1,5 +1,7 @@
 """compare_schemes takes what a search takes: target transformers, routed metadata, failing candidates, Dask."""
 
+import warnings
+
 import joblib
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from sklearn import config_context
 from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_classification, make_regression
+from sklearn.exceptions import EfficiencyWarning, UndefinedMetricWarning
 from sklearn.metrics import accuracy_score, get_scorer, make_scorer
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
@@ -139,6 +142,85 @@ def test_a_candidate_that_diverges_counts_as_error_score_says():
     network.set_params(learning_rate_init=1e3)
     with pytest.raises(ValueError, match=r"Every candidate of scheme 'one' failed in an inner fold.*diverged"):
         compare_schemes(network, X, y, cv=2, **few)
+
+
+class Warns(TransformerMixin, BaseEstimator):
+    """Warns of what scikit-learn's encoders warn of, at every fit and for all rows that it is given."""
+
+    def __init__(self, only_on=()):
+        self.only_on = only_on
+
+    def fit(self, X, y=None):
+        if not self.only_on or len(X) in self.only_on:
+            warnings.warn("odd rows", EfficiencyWarning, stacklevel=2)
+        self.n_features_ = X.shape[1]
+        return self
+
+    def transform(self, X):
+        return X
+
+
+def test_a_warning_of_many_folds_is_told_once_with_their_number(table):
+    model = make_pipeline(Warns(), BNMLPClassifier(**SMALL))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        compare_schemes(model, *table, cv=3, **FEW | {"n_repeats": 2, "on_plan": str})
+    odd = [warning for warning in caught if "odd rows" in str(warning.message)]
+    assert [str(warning.message) for warning in odd] == ["odd rows (in 6 outer folds)"]
+    assert (odd[0].category, odd[0].filename) == (EfficiencyWarning, __file__)
+
+
+def test_warnings_that_are_ignored_or_that_no_outer_fold_had(table):
+    """The best estimator alone is fitted to all 150 rows."""
+    for only_on, told in (((), []), ((150,), ["odd rows"])):
+        model = make_pipeline(Warns(only_on), BNMLPClassifier(**SMALL))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default" if told else "ignore", EfficiencyWarning)
+            compare_schemes(model, *table, cv=3, **FEW)
+        assert [str(warning.message) for warning in caught if "odd" in str(warning.message)] == told
+
+
+def warned_accuracy(y, predicted):
+    warnings.warn("a class has no rows", UndefinedMetricWarning, stacklevel=2)
+    return accuracy_score(y, predicted)
+
+
+def test_metrics_that_warn_are_told_once_too(table):
+    scoring = make_scorer(warned_accuracy)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        compare_schemes(BNMLPClassifier(**SMALL), *table, scoring=scoring, rope=0.01, cv=3, **FEW | {"n_seeds": "auto"})
+    undefined = [str(warning.message) for warning in caught if warning.category is UndefinedMetricWarning]
+    assert undefined == ["a class has no rows (in 3 outer folds)"]
+
+
+class FittedAlone(BNMLPClassifier):
+    """Has a `fit` of its own, so it is not trained together with others."""
+
+    def fit(self, X, y, sample_weight=None):
+        return super().fit(X, y, sample_weight)
+
+
+def test_a_network_that_is_fitted_by_itself_gives_the_same_study(table):
+    together, alone = (
+        compare_schemes(make_pipeline(StandardScaler(), kind(**SMALL)), *table, cv=3, **FEW | {"n_seeds": 2})
+        for kind in (BNMLPClassifier, FittedAlone)
+    )
+    clocks = ["seconds", "elapsed"]
+    pd.testing.assert_frame_equal(alone.frame.drop(columns=clocks), together.frame.drop(columns=clocks))
+    pd.testing.assert_frame_equal(alone.tuning, together.tuning)
+
+
+def test_equal_schemes_settle_at_the_first_look(table):
+    """Whatever varies between folds, their differences are 0: every sentence is still there."""
+    settings = FEW | {"schemes": {"one": {}, "two": {}}, "n_repeats": "auto", "n_seeds": "auto"}
+    study = compare_schemes(BNMLPClassifier(**SMALL), *table, cv=3, **settings)
+    assert study.course == (2, 4, "settled")
+    (answer,) = study.verdicts()
+    assert (answer.contrast.mean, answer.contrast.sd, answer.contrast.verdict) == (0.0, 0.0, "redundant")
+    assert (answer.outlook, answer.p_holm, study.seed_deviation("one", "two")) == ("", 1.0, 0.0)
+    assert np.isnan(study.seed_share())
+    assert (study.table()[["difference", "low", "high"]].abs() < 1e-100).all(axis=None)
 
 
 def test_outer_folds_on_dask_workers_are_the_same_study(table):
