@@ -153,8 +153,8 @@ def compare_schemes(
     >>> from sklearn.preprocessing import StandardScaler
     >>> from sk_bnreg import BNMLPClassifier, compare_schemes
     >>> X, y = load_breast_cancer(return_X_y=True)
-    >>> net = make_pipeline(StandardScaler(), BNMLPClassifier((16,), max_iter=10))
-    >>> study = compare_schemes(net, X, y, cv=2, n_candidates=2, inner_cv=2, random_state=0, on_plan=None)
+    >>> net = make_pipeline(StandardScaler(), BNMLPClassifier((16,), max_iter=10, n_ensemble=1))
+    >>> study = compare_schemes(net, X, y, cv=2, n_repeats=1, n_candidates=2, inner_cv=2, random_state=0, on_plan=None)
     >>> list(study.table().index)
     ['plain', 'l2', 'bn', 'bn+l2', 'bn+l2+gamma+beta']
     """
