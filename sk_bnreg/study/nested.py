@@ -1,6 +1,5 @@
 """NestedStudy: schemes tuned on inner folds, whose networks then predict the outer ones."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from sk_bnreg.estimators.pipelines import network_in
 from sk_bnreg.search.evaluation import Folds, Result, Scoring, evaluate
 from sk_bnreg.study.candidates import Candidates, Setting
 from sk_bnreg.study.held_out import Place, outputs_of, proper_score
+from sk_bnreg.study.warned import recorded
 from sk_bnreg.theory.rotation import NormRecorder
 
 N_CALIBRATED = 8  # networks of which the plan's time is told
@@ -223,8 +223,7 @@ class NestedStudy:
         """
         train, test = split
         # a transformer that warns does so for every front: told once, with a count, when all is over
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
+        with recorded() as warned:
             start = perf_counter()
             tuning, n_tuned = self.tune(place, train, list(self.schemes), progress) if tried is None else ([], 0)
             chosen = self.chosen(tuning if tried is None else tried)
@@ -259,7 +258,7 @@ class NestedStudy:
             ],
             tuning,
             outputs.reshape(len(self.schemes), len(seeds), *outputs.shape[1:]),
-            [str(warning.message) for warning in warned],
+            warned,
         )
 
     def best_estimator(self, scheme: str, progress: Progress) -> Any:
