@@ -9,6 +9,7 @@ from rich.table import Table
 from sk_bnreg.cli.runner import Runner
 
 if TYPE_CHECKING:
+    from sk_bnreg.stats.folds import Contrast
     from sk_bnreg.study.comparison import Answer, SchemeComparison
 
 
@@ -24,7 +25,7 @@ def tell_answers(runner: Runner, comparison: "SchemeComparison") -> None:
     runner.console.print(_scheme_table(comparison))
     of = networks(comparison.n_networks)
     others = [comparison.rescore(name) for name in comparison.metrics if name != comparison.metric]
-    runner.say(f"What {of} says, in {comparison.metric}; differences within {comparison.rope:g} count as none:")
+    runner.say(f"\nFor {of}, by {comparison.metric}; differences within {comparison.rope:g} count as none:")
     for answer in comparison.verdicts():
         runner.say(f"\n{_begun(answer.summary())}.")
         for line in _more(comparison, others, answer):
@@ -45,11 +46,13 @@ def _more(comparison: "SchemeComparison", others: list["SchemeComparison"], answ
     lines = [f"{_begun(answer.contrast.advice)}."]
     of_one = comparison.single.contrast(*pair)
     if of_one.verdict != answer.contrast.verdict:
-        lines.append(f"For one network it {of_one.verb}{of_one.hint} {of_one.figures}: {of_one.advice}.")
-    for other in others:
-        c = other.contrast(*pair)
-        lines.append(f"By {other.metric} it {c.verb}{c.hint} {c.figures}.")
+        lines.append(f"For one network: {_in_words(of_one)}; {of_one.advice}.")
+    lines += [f"By {other.metric}: {_in_words(other.contrast(*pair))}." for other in others]
     return [*lines, f"{_begun(answer.outlook)}."] if answer.outlook else lines
+
+
+def _in_words(c: "Contrast") -> str:
+    return f"{c.verdict}{c.hint} ({c.mean:+z.4f}, {c.low:+z.4f} to {c.high:+z.4f})"
 
 
 def _begun(clause: str) -> str:

@@ -143,7 +143,7 @@ def _tell(runner: Runner, comparison: "SchemeComparison") -> None:
     assert comparison.course is not None
     say(f"\n{comparison.course.summary()}")
     if not np.isnan(share := comparison.seed_share()):
-        say(f"Seeds have at most {share:.0%} of the variance of an answer's mean difference.")
+        say(f"Seeds have at most {100 * share:.0f} % of the variance of an answer's mean difference.")
     say(f"{comparison.n_fits:,} network fits stand behind these scores.")
     if out:
         runner.report(comparison)

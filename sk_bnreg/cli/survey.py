@@ -28,7 +28,8 @@ def survey(
         int | None, typer.Option(min=1, help="How often the folds are drawn. [default: 1, or as --minutes says]")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Networks per tuned scheme and fold. [default: as many as it takes]")
+        int | None,
+        typer.Option(min=1, help="Networks per tuned scheme and fold. [default: 8; with --minutes as many as it takes]"),
     ] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Settings that each scheme tries.")] = 12,
     seed: Annotated[int, typer.Option(help="Determines rows, folds, candidates and networks.")] = 0,
@@ -63,7 +64,7 @@ def survey(
             n_folds=folds,
             n_repeats=n_repeats,
             minutes=3 if minutes is None else minutes,
-            n_seeds=seeds or "auto",
+            n_seeds=seeds or (8 if minutes is None else "auto"),
             scoring=listed(scoring) if scoring else None,
             rope=rope,
             n_candidates=candidates,

@@ -295,7 +295,7 @@ def survey(
     n_folds: int = 5,
     n_repeats: int | str = 1,
     minutes: float = 3.0,
-    n_seeds: int | str = "auto",
+    n_seeds: int | str = 8,
     scoring: Sequence[str] | None = None,
     rope: float | None = None,
     n_candidates: int = 12,
@@ -316,7 +316,8 @@ def survey(
     max_rows : int, default=2000
         Of larger tables so many rows are drawn at random.
     n_folds, n_repeats, minutes, n_seeds, n_candidates, inner_cv
-        As in `compare_schemes`; `minutes` are those of a table.
+        As in `compare_schemes`; `minutes` are those of a table. The folds are drawn once, for 8 networks of each
+        scheme: tables differ by more than seeds do.
     scoring : sequence of str, default=None
         Scores, of which the first is the headline; None is accuracy and the D2 of the log loss for classes, R2 for
         numbers.
