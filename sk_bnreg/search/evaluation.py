@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from numbers import Number
@@ -16,7 +17,9 @@ from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
 
 from sk_bnreg.borrowed import check_method_params, fit_and_score, has_callbacks, safe_indexing, score
+from sk_bnreg.engine.compiled import has_compiled_form, has_kernel
 from sk_bnreg.engine.tasks import DIVERGED, Task, train_tasks
+from sk_bnreg.engine.workers import threads_left_to_workers
 from sk_bnreg.estimators.base import BaseBNMLP
 from sk_bnreg.estimators.pipelines import Front, network_in, rows_at_network
 from sk_bnreg.estimators.preparation import Tables, adopt, make_task
@@ -379,6 +382,14 @@ def _fit_and_score_together(
     -------
     dict of (candidate, split) to dict
     """
+    compiled = all(net.device == "cpu" and has_compiled_form(net.solver, net.batch_norm) for _, net, *_ in fits)
+    with threads_left_to_workers() if compiled and has_kernel() else nullcontext():
+        return _in_threads(fits, scoring, on_epoch_end, fronts)
+
+
+def _in_threads(
+    fits: Sequence[tuple[Place, Any, int, Any]], scoring: Scoring, on_epoch_end: Any, fronts: Sequence[_FittedFront]
+) -> dict[Place, Result]:
     start = time.perf_counter()
     monitors: dict[int, Any] = {}
     for f, fitted in enumerate(fronts):

@@ -21,6 +21,7 @@ from sk_bnreg.study.nested import NestedStudy
 from sk_bnreg.study.plan import StudyPlan
 from sk_bnreg.study.run import OuterFolds, StudyRun
 from sk_bnreg.study.schemes import DEFAULT_SCHEMES, checked_schemes
+from sk_bnreg.study.spread import Spread
 from sk_bnreg.study.store import Store
 from sk_bnreg.theory.diagnosis import diagnose
 
@@ -182,6 +183,7 @@ def compare_schemes(
         seed=store.seed,
     )
     held_out = HeldOut(X, y, study.classes, is_classifier(estimator), list(schemes), study.data.score_params)
+    scorers = {name: held_out.checked_scorer(scoring) for name, scoring in zip(ropes, scorings, strict=True)}
     outer = OuterFolds(study, cv)
     _check_study(study, outer, n_seeds)
     store.open(_fingerprint(study, outer, params), held_out)
@@ -189,9 +191,9 @@ def compare_schemes(
         study=study,
         outer=outer,
         store=store,
-        scorers={name: held_out.scorer(scoring) for name, scoring in zip(ropes, scorings, strict=True)},
+        scorers=scorers,
         plan=_plan(study, outer, n_repeats if outer.can_repeat else 1, n_seeds, minutes, learning_rate, ropes, store),
-        n_jobs=n_jobs,
+        spread=Spread(study, n_jobs),
         started=started - store.elapsed(),
         on_progress=on_progress or (lambda done, total: None),
     )
@@ -217,6 +219,9 @@ def _checked(
         raise ValueError(f"learning_rate must be 'tuned' or 'fixed', got {learning_rate!r}.")
     if learning_rate == "fixed":
         found = {name: {"learning_rate_init": network.learning_rate_init, **own} for name, own in found.items()}
+    names = [metric_name(estimator, score) for score in _listed(scoring)]
+    if isinstance(rope, Mapping) and not rope.keys() <= set(names):
+        raise ValueError(f"rope must have names of the scores {names} as keys, got {list(rope)}.")
     ropes: dict[str, float] = {}
     for score in _listed(scoring):
         name = metric_name(estimator, score)

@@ -43,8 +43,7 @@ class Answer:
     def summary(self) -> str:
         """Return the answer as a clause with its figures."""
         c, (subject, given, *_) = self.contrast, self.question
-        figures = f"({c.mean:+.4f}, 95 % interval {c.low:+.4f} to {c.high:+.4f})"
-        return f"{subject} {c.verb} given {given}{c.hint} {figures}"
+        return f"{subject} {c.verb} given {given}{c.hint} {c.figures}"
 
 
 @dataclass(frozen=True)

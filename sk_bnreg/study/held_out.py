@@ -20,6 +20,7 @@ from sklearn.metrics import (
 )
 
 from sk_bnreg.borrowed import check_method_params, num_samples, safe_indexing
+from sk_bnreg.search.evaluation import attempt
 
 Place = tuple[int, int]  # an outer fold: its repeat, its number
 WEIGHTS = "score "  # begins the names of columns in target.parquet that scorers are given
@@ -158,6 +159,18 @@ class HeldOut:
                 score, greater_is_better=greater_is_better, response_method="predict_proba", labels=self.classes
             )
         return check_scoring(self._predicted(np.zeros((1, 1))), scoring)
+
+    def checked_scorer(self, scoring: Any) -> Any:
+        """Return the scorer that `scoring` means, if it can score the truth itself: a fold tells that late."""
+        scorer = self.scorer(scoring)
+        truth = np.asarray(self.y)
+        if self.classes is not None:
+            truth = (truth[:, None] == self.classes).astype(float)
+        predicted = self._predicted(truth.reshape(len(truth), -1))
+        _, failure = attempt(scorer, predicted, self.X, self.y, **self.score_params)
+        if failure is not None:
+            raise ValueError(f"The score {scoring!r} is not defined for this target: {failure.raised}")
+        return scorer
 
     def scores(self, place: Place, scorer: Any, n_networks: int, n_seeds: int) -> Iterator[tuple[str, int, float]]:
         """Score the predictions of one outer fold.

@@ -1,7 +1,6 @@
 """NestedStudy: schemes tuned on inner folds, whose networks then predict the outer ones."""
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -17,6 +16,7 @@ from sk_bnreg.estimators.pipelines import network_in
 from sk_bnreg.search.evaluation import Folds, Result, Scoring, evaluate
 from sk_bnreg.study.candidates import Candidates, Setting
 from sk_bnreg.study.held_out import Place, outputs_of, proper_score
+from sk_bnreg.study.warned import recorded
 from sk_bnreg.theory.rotation import NormRecorder
 
 N_CALIBRATED = 8  # networks of which the plan's time is told
@@ -223,7 +223,7 @@ class NestedStudy:
         """
         train, test = split
         # a transformer that warns does so for every front: the run tells of it once, when all is over
-        with warnings.catch_warnings(record=True) as warned:
+        with recorded() as warned:
             start = perf_counter()
             tuning, n_tuned = self.tune(place, train, list(self.schemes), progress) if tried is None else ([], 0)
             chosen = self.chosen(tuning if tried is None else tried)
@@ -258,7 +258,7 @@ class NestedStudy:
             ],
             tuning,
             outputs.reshape(len(self.schemes), len(seeds), *outputs.shape[1:]),
-            kinds(warned),
+            set(warned),
         )
 
     def best_estimator(self, scheme: str, progress: Progress) -> Any:
@@ -386,11 +386,6 @@ class NestedStudy:
 
     def _n_rows(self, rows: np.ndarray) -> int:
         return len(rows) if self.weight is None else int(np.count_nonzero(self.weight[rows]))
-
-
-def kinds(caught: Iterable[warnings.WarningMessage]) -> set[tuple[str, type[Warning]]]:
-    """Return warnings' messages and categories, each once."""
-    return {(str(warning.message), warning.category) for warning in caught}
 
 
 def shuffled_folds(n_splits: int, estimator: Any, y: Any, groups: Any, seed: int) -> Any:

@@ -2,23 +2,23 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 import pandas as pd
-from joblib.parallel import get_active_backend
 from sklearn.model_selection import check_cv
 
 from sk_bnreg.stats.looks import PILOT_SEEDS, seeds_needed, settled
 from sk_bnreg.study.comparison import SchemeComparison
 from sk_bnreg.study.held_out import Place, scored
-from sk_bnreg.study.nested import FoldResult, NestedStudy, Split, kinds, shuffled_folds
+from sk_bnreg.study.nested import FoldResult, NestedStudy, Split, shuffled_folds
 from sk_bnreg.study.plan import Course, StudyPlan
+from sk_bnreg.study.spread import Spread
 from sk_bnreg.study.store import Store
+from sk_bnreg.study.warned import recorded
 
 
 @dataclass
@@ -73,7 +73,7 @@ class StudyRun:
     scorers : dict of str to callable
         By the name of the metric; the first is what looks go by.
     plan : StudyPlan
-    n_jobs : int or None
+    spread : Spread
     started : float
         The monotonic time at which the study would have begun, had it run without breaks.
     on_progress : callable
@@ -85,7 +85,7 @@ class StudyRun:
     store: Store
     scorers: Mapping[str, Any]
     plan: StudyPlan
-    n_jobs: int | None
+    spread: Spread
     started: float
     on_progress: Callable[[int, int], None]
     done: int = 0
@@ -103,14 +103,13 @@ class StudyRun:
         if not auto:
             self._fill(range(plan.most_repeats), n_seeds)
             return self._told(plan.most_repeats, n_seeds, "fixed")
-        # with many workers several repeats are made at a time; the looks are the same
-        at_once = max(1, joblib.effective_n_jobs(self.n_jobs) // plan.n_folds)
         for n_repeats in range(1, plan.most_repeats + 1):
-            self._fill(range(n_repeats - 1, min(plan.most_repeats, n_repeats + at_once - 1)), n_seeds)
+            n_made = min(plan.most_repeats, self.at_once * -(-n_repeats // self.at_once))
+            self._fill(range(n_repeats - 1, n_made), n_seeds)
             # by what is stored, so that a study that is run again ends where it ended
             elapsed = self.store.elapsed(n_repeats, n_seeds)
-            in_time = min(plan.most_repeats, np.ceil(60 * plan.minutes * n_repeats / elapsed))
-            self.total = int(self.done / n_repeats * in_time)
+            in_time = min(plan.most_repeats, np.ceil(60 * plan.minutes * n_made / elapsed))
+            self.total = int(self.done / n_made * in_time)
             if n_repeats > 1:
                 answers = [answer.contrast for answer in self.comparison(n_repeats, n_seeds).verdicts()]
                 n_settled = sum(settled(c, plan.most_repeats * plan.n_folds) for c in answers)
@@ -118,7 +117,8 @@ class StudyRun:
                     on_look(n_repeats, n_settled, len(answers))
                 if n_settled == len(answers):
                     return self._told(n_repeats, n_seeds, "settled")
-            if elapsed >= 60 * plan.minutes:
+            # what is made already, by this run or an earlier one, is looked at whatever the time
+            if elapsed >= 60 * plan.minutes and self._missing(range(n_repeats, n_repeats + 1), n_seeds):
                 return self._told(n_repeats, n_seeds, "time")
         return self._told(plan.most_repeats, n_seeds, "most")
 
@@ -131,9 +131,9 @@ class StudyRun:
         for place, of_fold in rows.groupby(["repeat", "fold"]):
             known = place, n_seeds, size
             if known not in self.scores:
-                with warnings.catch_warnings(record=True) as caught:
+                with recorded() as warned:
                     self.scores[known] = scored(of_fold, self.store.held_out, self.scorers, size)
-                self._remember(kinds(caught), place)
+                self._remember(warned, place)
             parts.append(self.scores[known])
         metric, rope = next(iter(self.plan.metrics.items()))
         return SchemeComparison(
@@ -151,11 +151,16 @@ class StudyRun:
 
     def best_estimator(self, scheme: str) -> Any:
         """Return a scheme tuned and fitted on all rows, and tell of warnings that no fold had."""
-        with warnings.catch_warnings(record=True) as caught:
+        with recorded() as warned:
             best = self.store.best_estimator(scheme, lambda: self.study.best_estimator(scheme, self.count))
-        for message, category in kinds(caught) - self.warned.keys():
+        for message, category in set(warned) - self.warned.keys():
             warnings.warn(message, category, stacklevel=3)
         return best
+
+    @property
+    def at_once(self) -> int:
+        """Repeats that are made at a time, so that many workers have enough to do; the looks are the same."""
+        return max(1, self.spread.n_workers // self.plan.n_folds)
 
     def count(self, n_fits: int) -> None:
         """Count finished network fits, and tell of them."""
@@ -167,21 +172,18 @@ class StudyRun:
         if finished := self.store.finished():
             return self.store.elapsed() * self.plan.n_folds / len(finished)
         splits = self.outer.repeat(0)
-        n_workers = min(joblib.effective_n_jobs(self.n_jobs), len(splits))
+        n_workers = min(self.spread.n_workers, len(splits))
+        jobs = [(train, self.plan.least_seeds) for train, _ in splits[:n_workers]]
         one: list[float] = []
-        for _ in range(1 + (n_workers > 1)):  # at first workers start, while others would measure
-            jobs = (
-                joblib.delayed(self.study.expected_seconds)(train, self.plan.least_seeds)
-                for train, _ in splits[:n_workers]
-            )
-            one = joblib.Parallel(n_jobs=self.n_jobs)(jobs)
+        for _ in range(1 if self.spread.here else 2):  # at first workers start, while others would measure
+            one = list(self.spread.run(NestedStudy.expected_seconds, jobs))
         return float(np.mean(one)) * -(-len(splits) // n_workers)
 
     def _first_repeat(self) -> int:
         """Return how many seeds the study takes, by the first four of the first repeat if it is to decide that."""
         if self.plan.n_seeds != "auto":
             return int(self.plan.n_seeds)
-        self._fill(range(1), PILOT_SEEDS)
+        self._fill(range(min(self.at_once, self.plan.most_repeats)), PILOT_SEEDS)
         pilot = self.comparison(1, PILOT_SEEDS, n_networks=1)
         rows = pilot.frame[pilot.frame["metric"] == pilot.metric]
         scores = rows.pivot_table(index="fold", columns=["scheme", "seed"], values="score")
@@ -191,21 +193,23 @@ class StudyRun:
 
     def _fill(self, repeats: range, n_seeds: int) -> None:
         """Make what is missing of some repeats, and keep each fold when it is finished."""
+        # a fold in another process can't tell of its fits one by one
+        progress = self.count if self.spread.here else None
+        jobs = [(fold, self.store.tried(fold.place), progress) for fold in self._missing(repeats, n_seeds)]
+        for fold, result in self.spread.run(_run_fold, jobs):
+            self.store.add(fold.place, fold.split[1], result, time.monotonic() - self.started)
+            self._remember(result.warned, fold.place)
+            if not self.spread.here:
+                self.count(result.networks[0]["n_fits"])
+
+    def _missing(self, repeats: range, n_seeds: int) -> list[Fold]:
         finished = self.store.finished()
-        folds = [
+        return [
             Fold((repeat, fold), split, range(finished.get((repeat, fold), 0), n_seeds))
             for repeat in repeats
             for fold, split in enumerate(self.outer.repeat(repeat))
             if finished.get((repeat, fold), 0) < n_seeds
         ]
-        # a fold in another process can't tell of its fits one by one
-        alone = joblib.effective_n_jobs(self.n_jobs) == 1
-        jobs = [(self.study, fold, self.store.tried(fold.place), self.count if alone else None) for fold in folds]
-        for fold, result in _in_parallel(jobs, self.n_jobs):
-            self.store.add(fold.place, fold.split[1], result, time.monotonic() - self.started)
-            self._remember(result.warned, fold.place)
-            if not alone:
-                self.count(result.networks[0]["n_fits"])
 
     def _told(self, n_repeats: int, n_seeds: int, ended: str) -> SchemeComparison:
         """Return the comparison, and tell once of what was warned of in many folds."""
@@ -219,25 +223,5 @@ class StudyRun:
             self.warned.setdefault(kind, set()).add(place)
 
 
-def _in_parallel(jobs: Sequence[tuple[Any, ...]], n_jobs: int | None) -> Iterator[tuple[Fold, FoldResult]]:
-    """Run folds as they come: in this process, by joblib, or on Dask workers, of which any may die."""
-    client = getattr(get_active_backend()[0], "client", None)
-    if client is None:
-        parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-        yield from parallel(joblib.delayed(_run_fold)(*job) for job in jobs)
-        return
-    from distributed import as_completed
-
-    # the study is a task's result, which Dask makes again when the worker that has it dies: joblib would scatter it
-    shared = client.submit(_same, jobs[0][0], pure=False) if jobs else None
-    futures = [client.submit(_run_fold, shared, *job[1:], pure=False) for job in jobs]
-    for future in as_completed(futures):
-        yield future.result()
-
-
 def _run_fold(study: NestedStudy, fold: Fold, tried: Any, progress: Any) -> tuple[Fold, FoldResult]:
     return fold, study.run_fold(*fold, tried, progress)
-
-
-def _same(value: Any) -> Any:
-    return value
