@@ -161,12 +161,12 @@ class Runner:
         """Tell what is warned of within when it is over, each message once: not over a progress bar."""
         from sk_bnreg.study.warned import recorded
 
-        messages: list[str] = []
+        warned: list[tuple[str, type[Warning]]] = []
         try:
-            with recorded() as messages:
+            with recorded() as warned:
                 yield
         finally:
-            once = dict.fromkeys(messages)
+            once = dict.fromkeys(message for message, _ in warned)
             for message in once:
                 # one that is told with a count needs not be told without
                 if not any(other != message and other.startswith(message) for other in once):

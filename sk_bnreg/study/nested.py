@@ -299,7 +299,7 @@ class NestedStudy:
             params = [each | {"max_iter": epochs} for each in self._free(self._n_rows(split[0]))]
             params = params[:: max(1, len(params) // N_CALIBRATED)]  # of every scheme some
             start = perf_counter()
-            with warnings.catch_warnings(record=True):  # the folds will warn of the same
+            with recorded():  # the folds will warn of the same
                 self._evaluate(params, [split], None, Scoring(proper_score, self.error_score), fronts)
             seconds.append((perf_counter() - start) / self.candidates.n_different(params))
         front = sum(fitted.seconds for fitted in fronts.values())

@@ -441,7 +441,9 @@ def _compare_table(path: Path, out: Path, max_rows: int, settings: dict[str, Any
     # one table that cannot be compared must not cost the others hours; the page names it and says why
     if failure is not None and not isinstance(failure.raised, ValueError):
         raise failure.raised
-    return _Outcome(path.stem, frame, "" if failure is None else str(failure.raised), warned)
+    return _Outcome(
+        path.stem, frame, "" if failure is None else str(failure.raised), [message for message, _ in warned]
+    )
 
 
 def _rows_of(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> pd.DataFrame:
