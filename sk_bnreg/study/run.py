@@ -117,8 +117,7 @@ class StudyRun:
                     on_look(n_repeats, n_settled, len(answers))
                 if n_settled == len(answers):
                     return self._told(n_repeats, n_seeds, "settled")
-            # what is made already, by this run or an earlier one, is looked at whatever the time
-            if elapsed >= 60 * plan.minutes and self._missing(range(n_repeats, n_repeats + 1), n_seeds):
+            if elapsed >= 60 * plan.minutes and n_repeats == n_made:  # what was made together is looked at
                 return self._told(n_repeats, n_seeds, "time")
         return self._told(plan.most_repeats, n_seeds, "most")
 
