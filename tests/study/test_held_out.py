@@ -215,7 +215,7 @@ def test_rescoring_equals_a_study_scored_so_from_the_start(tmp_path, weighted):
     X, y = class_table(2)
     weight = np.random.default_rng(0).uniform(size=len(y)) if weighted else None
     net = clone(NET).set_params(n_ensemble=2)
-    settings = FEW | {"n_repeats": 2, "n_seeds": 2, "sample_weight": weight}
+    settings = FEW | {"cv": 2, "n_repeats": 2, "n_seeds": 2, "sample_weight": weight}
     study = compare_schemes(net, X, y, out=tmp_path, **settings)
     for scoring, rope in (("roc_auc", None), ("d2_log_loss_score", 0.05), ("neg_log_loss", 0.02)):
         start = compare_schemes(net, X, y, scoring=scoring, rope=rope, **settings)
