@@ -231,8 +231,6 @@ def _checked(
             raise ValueError(f"rope must be greater than 0, got {ropes[name]}.")
     if not ropes or len(ropes) < len(_listed(scoring)):
         raise ValueError(f"scoring must name at least one score, and each once, got {scoring!r}.")
-    if isinstance(rope, Mapping) and not rope.keys() <= ropes.keys():
-        raise ValueError(f"rope must be a number, or name scores of {list(ropes)}, got {dict(rope)!r}.")
     # with one class every scheme is perfect, and every difference 0
     if len(np.unique(np.asarray(y), axis=0)) < 2:
         raise ValueError("y must have at least 2 different values for schemes to be compared.")

@@ -21,6 +21,7 @@ from sklearn.metrics import (
 
 from sk_bnreg.borrowed import check_method_params, num_samples, safe_indexing
 from sk_bnreg.search.evaluation import attempt
+from sk_bnreg.study.warned import recorded
 
 Place = tuple[int, int]  # an outer fold: its repeat, its number
 WEIGHTS = "score "  # begins the names of columns in target.parquet that scorers are given
@@ -167,7 +168,8 @@ class HeldOut:
         if self.classes is not None:
             truth = (truth[:, None] == self.classes).astype(float)
         predicted = self._predicted(truth.reshape(len(truth), -1))
-        _, failure = attempt(scorer, predicted, self.X, self.y, **self.score_params)
+        with recorded():  # folds will warn of the same
+            _, failure = attempt(scorer, predicted, self.X, self.y, **self.score_params)
         if failure is not None:
             raise ValueError(f"The score {scoring!r} is not defined for this target: {failure.raised}")
         return scorer

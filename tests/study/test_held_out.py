@@ -304,13 +304,25 @@ def test_scorers_that_are_functions(table, tmp_path):
         ({"scoring": []}, "scoring must name at least one score, and each once, got"),
         ({"scoring": ["accuracy", "accuracy"]}, "scoring must name at least one score, and each once, got"),
         ({"scoring": ["accuracy", "acuracy"]}, "scoring must be a score in .* got 'acuracy'"),
-        ({"rope": {"acuracy": 0.1}}, r"rope must be a number, or name scores of \['accuracy'\], got"),
+        ({"rope": {"acuracy": 0.1}}, r"rope must have names of the scores \['accuracy'\] as keys, got \['acuracy'\]"),
         ({"scoring": ["accuracy", "roc_auc"], "rope": {"roc_auc": 0.0}}, "rope must be greater than 0, got 0.0"),
     ],
 )
 def test_scores_and_ropes_that_no_study_can_be_made_of(table, settings, message):
     with pytest.raises(ValueError, match=message):
         compare_schemes(NET, *table, **FEW | settings)
+
+
+def test_a_score_that_the_target_has_none_of_is_told_before_anything_is_trained(table):
+    """An average precision of words would have to know which of them is the positive one."""
+    X, y = table
+    seen = []
+    with pytest.raises(ValueError, match="The score 'average_precision' is not defined for this target: pos_label=1"):
+        compare_schemes(
+            NET, X, np.array(["no", "yes"])[y], scoring=["accuracy", "average_precision"],
+            on_progress=lambda *done: seen.append(done), **FEW,
+        )  # fmt: skip
+    assert seen == []
 
 
 def test_a_folder_without_a_finished_study_is_told(tmp_path):
