@@ -115,9 +115,9 @@ def compare_schemes(
         "fixed" keeps the estimator's own in every scheme. With batch norm, L2 on the hidden
         weights raises their effective learning rate, so at a fixed rate it may help or hurt
         by that alone; tuned, each scheme has the rate that suits it.
-    error_score : "raise" or float, default=nan
-        Inner score, a mean log probability or R2, of a candidate whose fit fails, by diverging for instance. A scheme
-        of which all candidates, or the chosen one, fail is an error.
+    error_score : "raise" or nan, default=nan
+        nan leaves out a candidate whose fit fails, by diverging for instance. A scheme of which all candidates, or the
+        chosen one, fail is an error.
     rope : float or dict of str to float, default=None
         Differences smaller than this do not matter, by score where there are several. None is 0.01 for scores whose
         best value is 1; any other score asks for it.
@@ -265,6 +265,9 @@ def _check_counts(
 def _check_study(study: NestedStudy, outer: OuterFolds, n_seeds: Any) -> None:
     if n_seeds != "auto" and int(n_seeds) < study.n_networks:
         raise ValueError(f"n_seeds must be at least the estimator's n_ensemble, {study.n_networks}, got {n_seeds!r}.")
+    # a number would be the best of scores that are negative
+    if study.error_score != "raise" and not np.isnan(study.error_score):
+        raise ValueError(f"error_score must be 'raise' or nan, got {study.error_score!r}.")
     # the spread of differences over folds is what everything is judged by
     if len(outer.repeat(0)) < 2:
         raise ValueError(f"cv must give at least 2 outer folds, got {len(outer.repeat(0))}.")

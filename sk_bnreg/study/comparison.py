@@ -271,14 +271,16 @@ class SchemeComparison:
         medians = self._rows().groupby("scheme")[tuned].median()
         return rows.join(medians).loc[list(self.schemes)].rename_axis("scheme")
 
-    def verdicts(self) -> list[Answer]:
-        """Return an answer to each question whose schemes were compared; else the best scheme against each other."""
+    def questions(self) -> list[Question]:
+        """Return the questions whose schemes were compared; else the best scheme against each other."""
         asked = [question for question in QUESTIONS if {question.scheme, question.against} <= set(self.schemes)]
         best = self.best_scheme
         # schemes of a user's own answer no question that was asked beforehand
-        asked = asked or [
-            Question(f"scheme {best!r}", f"{name!r}", best, name) for name in self.schemes if name != best
-        ]
+        return asked or [Question(f"scheme {best!r}", f"{name!r}", best, name) for name in self.schemes if name != best]
+
+    def verdicts(self) -> list[Answer]:
+        """Return an answer to each of the questions."""
+        asked = self.questions()
         contrasts = [self.contrast(question.scheme, question.against) for question in asked]
         p_holm = holm([c.p_value for c in contrasts])
         outlooks = [self._outlook(c, q) for c, q in zip(contrasts, asked, strict=True)]
@@ -425,9 +427,10 @@ class SchemeComparison:
     def seed_share(self) -> float:
         """Return the greatest share of seeds in the variance of an answer's mean difference; nan with one seed."""
         shares = []
-        for answer in self.verdicts():
-            of_seeds = self.seed_deviation(answer.question.scheme, answer.question.against)
-            shares.append(of_seeds**2 / answer.contrast.sd**2 if answer.contrast.sd else np.nan)
+        for question in self.questions():
+            schemes = question.scheme, question.against
+            sd = self.contrast(*schemes).sd
+            shares.append(self.seed_deviation(*schemes) ** 2 / sd**2 if sd else np.nan)
         return float(np.nanmin([1, np.nanmax(shares)])) if not np.isnan(shares).all() else float("nan")
 
     def differences(self, scheme: str, against: str) -> pd.Series:

@@ -60,7 +60,7 @@ class NestedStudy:
         All rows; its splits are not used.
     classes : ndarray or None
         All classes; None for several labels, and for numbers.
-    error_score : "raise" or float
+    error_score : "raise" or nan
         Inner score of a candidate whose fit fails.
     groups : ndarray or None
     weight : ndarray or None

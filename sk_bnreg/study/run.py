@@ -111,7 +111,8 @@ class StudyRun:
             in_time = min(plan.most_repeats, np.ceil(60 * plan.minutes * n_made / elapsed))
             self.total = int(self.done / n_made * in_time)
             if n_repeats > 1:
-                answers = [answer.contrast for answer in self.comparison(n_repeats, n_seeds).verdicts()]
+                found = self.comparison(n_repeats, n_seeds)
+                answers = [found.contrast(question.scheme, question.against) for question in found.questions()]
                 n_settled = sum(settled(c, plan.most_repeats * plan.n_folds) for c in answers)
                 if on_look is not None:
                     on_look(n_repeats, n_settled, len(answers))
@@ -186,7 +187,7 @@ class StudyRun:
         pilot = self.comparison(1, PILOT_SEEDS, n_networks=1)
         rows = pilot.frame[pilot.frame["metric"] == pilot.metric]
         scores = rows.pivot_table(index="fold", columns=["scheme", "seed"], values="score")
-        pairs = {(answer.question.scheme, answer.question.against) for answer in pilot.verdicts()}
+        pairs = {(question.scheme, question.against) for question in pilot.questions()}
         step = self.study.n_networks
         return max(seeds_needed((scores[one] - scores[other]).to_numpy(), step=step) for one, other in pairs)
 

@@ -139,6 +139,8 @@ def test_a_candidate_that_diverges_counts_as_error_score_says():
     assert study.frame["score"].min() > 0.99
     with pytest.raises(ValueError, match="The training diverged"):
         compare_schemes(network, X, y, cv=2, error_score="raise", **few)
+    with pytest.raises(ValueError, match="error_score must be 'raise' or nan, got 0"):
+        compare_schemes(network, X, y, cv=2, error_score=0, **few)
     network.set_params(learning_rate_init=1e3)
     with pytest.raises(ValueError, match=r"Every candidate of scheme 'one' failed in an inner fold.*diverged"):
         compare_schemes(network, X, y, cv=2, **few)
