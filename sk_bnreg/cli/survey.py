@@ -29,7 +29,9 @@ def survey(
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Networks per tuned scheme and fold. [default: 8; with --minutes as many as it takes]"),
+        typer.Option(
+            min=1, help="Networks per tuned scheme and fold. [default: 8; with --minutes as many as it takes]"
+        ),
     ] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Settings that each scheme tries.")] = 12,
     seed: Annotated[int, typer.Option(help="Determines rows, folds, candidates and networks.")] = 0,

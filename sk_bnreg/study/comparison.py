@@ -41,8 +41,7 @@ BOUNDED_SCORES = (
 
 def default_rope(scoring: Any) -> float:
     """Return the largest difference that does not matter, for scores bounded by 1; others must be asked for it."""
-    if isinstance(scoring, str) and scoring not in get_scorer_names():
-        raise ValueError(f"scoring must be a score in sklearn.metrics.get_scorer_names(), got {scoring!r}.")
+    _check_name(scoring)
     if scoring is None or (isinstance(scoring, str) and scoring.startswith(BOUNDED_SCORES)):
         return 0.01
     raise ValueError(f"rope must be given for scoring={scoring!r}: the largest difference that does not matter to you.")
@@ -50,7 +49,13 @@ def default_rope(scoring: Any) -> float:
 
 def metric_name(estimator: Any, scoring: Any) -> str:
     """Return the name of the score that `scoring` means for an estimator."""
+    _check_name(scoring)
     return ("accuracy" if is_classifier(estimator) else "r2") if scoring is None else str(scoring)
+
+
+def _check_name(scoring: Any) -> None:
+    if isinstance(scoring, str) and scoring not in get_scorer_names():
+        raise ValueError(f"scoring must be a score in sklearn.metrics.get_scorer_names(), got {scoring!r}.")
 
 
 @dataclass(frozen=True)
@@ -402,7 +407,7 @@ class SchemeComparison:
         if self.held_out is None:
             raise ValueError(f"The predictions are not there to score by {metric!r}: compare_schemes keeps them.")
         networks = self.frame[(self.frame["metric"] == self.metric) & (self.frame["n_networks"] == 1)]
-        frame = scored(networks, self.held_out, {metric: self.held_out.scorer(scoring)}, self.n_networks)
+        frame = scored(networks, self.held_out, {metric: self.held_out.checked_scorer(scoring)}, self.n_networks)
         return replace(self, frame=frame, metric=metric, rope=rope, ropes={metric: rope})
 
     @classmethod

@@ -130,13 +130,14 @@ class HeldOut:
         return check_scoring(self._predicted(np.zeros((1, 1))), scoring)
 
     def checked_scorer(self, scoring: Any) -> Any:
-        """Return the scorer that `scoring` means, if it can score the truth itself: a fold tells that late."""
+        """Return the scorer that `scoring` means, if it can score this target: a fold would tell that late."""
         scorer = self.scorer(scoring)
-        truth = np.asarray(self.y)
-        if self.classes is not None:
-            truth = (truth[:, None] == self.classes).astype(float)
-        predicted = self._predicted(truth.reshape(len(truth), -1))
-        _, failure = attempt(scorer, predicted, self.X, self.y, **self.score_params)
+        y = np.asarray(self.y)
+        # the truth itself, for numbers what is not whole: a score of classes would take whole ones for its own
+        outputs = y[:, None] == self.classes if self.classes is not None else y if self.classifier else y + 0.5
+        X = np.arange(len(y)) if self.X is None else self.X
+        predicted = self._predicted(outputs.astype(float).reshape(len(y), -1))
+        _, failure = attempt(scorer, predicted, X, self.y, **self.score_params)
         if failure is not None:
             raise ValueError(f"The score {scoring!r} is not defined for this target: {failure.raised}")
         return scorer

@@ -2,7 +2,6 @@
 
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -90,7 +89,7 @@ class StudyRun:
     on_progress: Callable[[int, int], None]
     done: int = 0
     total: int = 0
-    warned: Counter[str] = field(default_factory=Counter)
+    warned: dict[str, set[Place]] = field(default_factory=dict)
     scores: dict[tuple[Any, ...], pd.DataFrame] = field(default_factory=dict)
 
     def until_decided(self, on_look: Callable[[int, int, int], None] | None) -> SchemeComparison:
@@ -103,8 +102,10 @@ class StudyRun:
         if not auto:
             self._fill(range(plan.most_repeats), n_seeds)
             return self._told(plan.most_repeats, n_seeds, "fixed")
+        # with many workers several repeats are made at a time; the looks are the same
+        at_once = max(1, self.spread.n_workers // plan.n_folds)
         for n_repeats in range(1, plan.most_repeats + 1):
-            n_made = min(plan.most_repeats, self.at_once * -(-n_repeats // self.at_once))
+            n_made = min(plan.most_repeats, at_once * -(-n_repeats // at_once))
             self._fill(range(n_repeats - 1, n_made), n_seeds)
             elapsed = time.monotonic() - self.started
             in_time = min(plan.most_repeats, np.ceil(60 * plan.minutes * n_made / elapsed))
@@ -146,11 +147,6 @@ class StudyRun:
             plan=self.plan,
         )
 
-    @property
-    def at_once(self) -> int:
-        """Repeats that are made at a time, so that many workers have enough to do; the looks are the same."""
-        return max(1, self.spread.n_workers // self.plan.n_folds)
-
     def count(self, n_fits: int) -> None:
         """Count finished network fits, and tell of them."""
         self.done += n_fits
@@ -172,7 +168,7 @@ class StudyRun:
         """Return how many seeds the study takes, by the first four of the first repeat if it is to decide that."""
         if self.plan.n_seeds != "auto":
             return int(self.plan.n_seeds)
-        self._fill(range(min(self.at_once, self.plan.most_repeats)), PILOT_SEEDS)
+        self._fill(range(1), PILOT_SEEDS)
         pilot = self.comparison(1, PILOT_SEEDS, n_networks=1)
         rows = pilot.frame[pilot.frame["metric"] == pilot.metric]
         scores = rows.pivot_table(index="fold", columns=["scheme", "seed"], values="score")
@@ -187,7 +183,8 @@ class StudyRun:
         jobs = [(fold, self.store.tried(fold.place), progress) for fold in self._missing(repeats, n_seeds)]
         for fold, result in self.spread.run(_run_fold, jobs):
             self.store.add(fold.place, fold.split[1], result, time.monotonic() - self.started)
-            self.warned.update(set(result.warned))
+            for message in result.warned:
+                self.warned.setdefault(message, set()).add(fold.place)
             if not self.spread.here:
                 self.count(result.networks[0]["n_fits"])
 
@@ -202,8 +199,8 @@ class StudyRun:
 
     def _told(self, n_repeats: int, n_seeds: int, ended: str) -> SchemeComparison:
         """Return the comparison, and tell once of what was warned of in many folds."""
-        for message, n_folds in self.warned.items():
-            warnings.warn(f"{message} (in {n_folds} outer folds)", stacklevel=4)
+        for message, places in self.warned.items():
+            warnings.warn(f"{message} (in {len(places)} outer folds)", stacklevel=4)
         return replace(self.comparison(n_repeats, n_seeds), course=Course(n_repeats, n_seeds, ended))
 
 

@@ -74,7 +74,7 @@ def test_what_an_earlier_run_made_is_looked_at_whatever_the_time(table, tmp_path
 
 
 def test_warnings_are_recorded_by_the_thread_that_gives_them():
-    """The second thread begins before the first ends, and ends after it: the order in which catch_warnings goes wrong."""
+    """The second begins before the first ends, and ends after it: the order in which catch_warnings goes wrong."""
     heard, both, first_over = {}, threading.Barrier(2), threading.Event()
 
     def first():
