@@ -44,10 +44,10 @@ RATES = (0.003, 0.01, 0.03)
 def call(monkeypatch, capsys):
     """Return a function that runs the command in this process: starting another takes longer than most studies."""
 
-    def call(*arguments, command="compare"):
+    def call(*arguments, command="compare", columns=120):
         monkeypatch.setattr(sys, "argv", ["sk-bnreg", command, *map(str, arguments)])
         monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own
-        monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setenv("COLUMNS", str(columns))
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             main()

@@ -28,7 +28,9 @@ def compare(
     scoring: Scores = None,
     rope: Annotated[
         str | None,
-        typer.Option(help="Differences below it do not matter; or score=0.01,score=2. [default: 0.01, scores up to 1]"),
+        typer.Option(
+            help="Differences below it do not matter; or as accuracy=0.01,r2=0.02. [default: 0.01 for scores up to 1]"
+        ),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Outer folds.")] = 5,
     minutes: Annotated[

@@ -53,8 +53,9 @@ def rows_at_network(estimator: Any, X: Any, y: Any = None) -> tuple[Any, Any]:
     _, inner = _inside(estimator)
     if inner is None:
         return X, y
-    if isinstance(estimator, Pipeline) and len(estimator) > 1:
-        X = estimator[:-1].transform(X)
+    if isinstance(estimator, Pipeline):
+        for _, step in estimator.steps[:-1]:  # a pipeline of them would refuse a last one that keeps nothing of its fit
+            X = X if step in (None, "passthrough") else step.transform(X)
     if isinstance(estimator, TransformedTargetRegressor) and y is not None:
         y = estimator.transformer_.transform(np.asarray(y).reshape(len(y), -1))
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y

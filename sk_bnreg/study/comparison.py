@@ -378,7 +378,7 @@ class SchemeComparison:
         if self.held_out is None:
             raise ValueError(f"The predictions are not there to score by {metric!r}: compare_schemes keeps them.")
         networks = self.frame[(self.frame["metric"] == self.metric) & (self.frame["n_networks"] == 1)]
-        frame = scored(networks, self.held_out, {metric: self.held_out.scorer(scoring)}, self.n_networks)
+        frame = scored(networks, self.held_out, {metric: self.held_out.checked_scorer(scoring)}, self.n_networks)
         return replace(self, frame=frame, metric=metric, rope=rope, ropes={**self.ropes, metric: rope})
 
     @classmethod

@@ -51,8 +51,7 @@ BOUNDED_SCORES = (
 
 def default_rope(scoring: Any) -> float:
     """Return the largest difference that does not matter, for scores bounded by 1; others must be asked for it."""
-    if isinstance(scoring, str) and scoring not in get_scorer_names():
-        raise ValueError(f"scoring must be a score in sklearn.metrics.get_scorer_names(), got {scoring!r}.")
+    _check_name(scoring)
     if scoring is None or (isinstance(scoring, str) and scoring.startswith(BOUNDED_SCORES)):
         return 0.01
     raise ValueError(f"rope must be given for scoring={scoring!r}: the largest difference that does not matter to you.")
@@ -60,7 +59,13 @@ def default_rope(scoring: Any) -> float:
 
 def metric_name(estimator: Any, scoring: Any) -> str:
     """Return the name of the score that `scoring` means for an estimator."""
+    _check_name(scoring)
     return ("accuracy" if is_classifier(estimator) else "r2") if scoring is None else str(scoring)
+
+
+def _check_name(scoring: Any) -> None:
+    if isinstance(scoring, str) and scoring not in get_scorer_names():
+        raise ValueError(f"scoring must be a score in sklearn.metrics.get_scorer_names(), got {scoring!r}.")
 
 
 def outputs_of(estimator: Any, X: Any, classes: np.ndarray | None) -> np.ndarray:
@@ -162,12 +167,12 @@ class HeldOut:
         return check_scoring(self._predicted(np.zeros((1, 1))), scoring)
 
     def checked_scorer(self, scoring: Any) -> Any:
-        """Return the scorer that `scoring` means, if it can score the truth itself: a fold tells that late."""
+        """Return the scorer that `scoring` means, if it can score this target: a fold would tell that late."""
         scorer = self.scorer(scoring)
-        truth = np.asarray(self.y)
-        if self.classes is not None:
-            truth = (truth[:, None] == self.classes).astype(float)
-        predicted = self._predicted(truth.reshape(len(truth), -1))
+        y = np.asarray(self.y)
+        # the truth itself, for numbers what is not whole: a score of classes would take whole ones for its own
+        outputs = y[:, None] == self.classes if self.classes is not None else y if self.classifier else y + 0.5
+        predicted = self._predicted(outputs.astype(float).reshape(len(y), -1))
         with recorded():  # folds will warn of the same
             _, failure = attempt(scorer, predicted, self.X, self.y, **self.score_params)
         if failure is not None:

@@ -183,7 +183,7 @@ class StudyRun:
         """Return how many seeds the study takes, by the first four of the first repeat if it is to decide that."""
         if self.plan.n_seeds != "auto":
             return int(self.plan.n_seeds)
-        self._fill(range(min(self.at_once, self.plan.most_repeats)), PILOT_SEEDS)
+        self._fill(range(1), PILOT_SEEDS)
         pilot = self.comparison(1, PILOT_SEEDS, n_networks=1)
         rows = pilot.frame[pilot.frame["metric"] == pilot.metric]
         scores = rows.pivot_table(index="fold", columns=["scheme", "seed"], values="score")

@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -420,9 +420,12 @@ def _in_parallel(jobs: Sequence[tuple[Any, ...]], n_jobs: int | None, n_folds: i
     # folds are done by the workers, files are written here: a thread per table waits for its folds
     n_tables = 1 + joblib.effective_n_jobs(n_jobs) // n_folds
     threads = ThreadPoolExecutor(n_tables)
+    waiting = {threads.submit(_on_workers, client, job) for job in jobs}
     try:
-        for future in as_completed([threads.submit(_on_workers, client, job) for job in jobs]):
-            yield future.result()
+        while waiting:
+            done, waiting = wait(waiting, 0.5, FIRST_COMPLETED)  # without a limit Ctrl-C may not be heard
+            for future in done:
+                yield future.result()
     finally:
         # after Ctrl-C the threads end with the client, whose futures they wait for
         threads.shutdown(wait=False, cancel_futures=True)

@@ -54,6 +54,23 @@ def test_there_is_no_network_in_other_estimators():
         assert network_in(estimator)[0] is None
 
 
+class Doubler(TransformerMixin, BaseEstimator):
+    """Keeps nothing of its fit, so that scikit-learn calls it not fitted."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return 2 * X
+
+
+@pytest.mark.parametrize("last", [Doubler(), "passthrough"])
+def test_the_step_before_the_network_may_keep_nothing_of_its_fit(last):
+    X, y = np.arange(20.0).reshape(10, 2), np.arange(10.0)
+    estimator = make_pipeline(Doubler(), last, NETWORK).fit(X, y)
+    np.testing.assert_array_equal(rows_at_network(estimator, X)[0], 2 * X if last == "passthrough" else 4 * X)
+
+
 def test_a_front_gives_rows_as_the_fitted_pipeline_does():
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((50, 4)) * 7, rng.standard_normal(50)

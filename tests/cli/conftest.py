@@ -1,0 +1,59 @@
+"""The command in a process of its own, and a table as people have them."""
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+
+@pytest.fixture
+def start():
+    """Return a function that starts the command in another process, which is a group of its own."""
+
+    def start(*arguments, command="compare"):
+        return subprocess.Popen(
+            [sys.executable, "-m", "sk_bnreg", command, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "COLUMNS": "120"},
+        )
+
+    return start
+
+
+@pytest.fixture
+def wait_for():
+    """Return a function that waits until a file is there."""
+
+    def wait_for(path):
+        deadline = time.monotonic() + 120
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert path.exists()
+
+    return wait_for
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Numbers with gaps, words, booleans, a date; the target depends on a number and a word."""
+    rng = np.random.default_rng(0)
+    size, colour = rng.normal(10, 3, 240), rng.choice(["red", "green", "blue", None], 240)
+    frame = pd.DataFrame(
+        {
+            "size": np.where(rng.random(240) < 0.1, np.nan, size),
+            "colour": colour,
+            "new": rng.random(240) < 0.5,
+            "day": pd.date_range("2024-01-01", periods=240).astype(str),
+            "label": np.where(size + 3 * (colour == "red") + rng.normal(size=240) > 10, "good", "bad"),
+        }
+    )
+    frame.to_csv(tmp_path / "mixed.csv", index=False)
+    frame.rename(columns={"label": "target"}).to_parquet(tmp_path / "mixed.parquet")
+    return tmp_path

@@ -1,0 +1,87 @@
+"""compare and survey on Dask workers, of which one is killed; Ctrl-C; a scheduler that is not there."""
+
+import os
+import signal
+import threading
+
+import dask
+import pandas as pd
+import pytest
+
+TINY = ("--folds", 2, "--candidates", 1)
+
+
+@pytest.fixture
+def kill_one(dask_workers, wait_for):
+    """Return a function that kills one of the workers as soon as a file is there."""
+    pids = list(dask_workers.run(os.getpid).values())
+
+    def kill_one(path):
+        def kill():
+            wait_for(path)
+            os.kill(pids[0], signal.SIGKILL)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        return thread
+
+    return kill_one
+
+
+@pytest.fixture
+def address(dask_workers):
+    return dask_workers.scheduler.address
+
+
+def without_times(path):
+    return pd.read_parquet(path).drop(columns=["seconds", "elapsed"])
+
+
+def test_compare_with_a_worker_killed_in_the_middle_says_the_same(mixed, call, small_networks, address, kill_one):
+    arguments = (mixed / "mixed.csv", *TINY, "--repeats", 6, "--out")
+    here = call(*arguments, mixed / "here")
+    killing = kill_one(mixed / "there" / "networks.parquet")
+    there = call(*arguments, mixed / "there", "--dask", address)
+    killing.join(60)
+    assert there.returncode == 0, there.stderr
+    assert f"Dask at {address}: 2 workers with 4 threads" in there.stdout
+    begin, end = " scheme ", "\n\nSaved"
+    answers = (done.stdout[done.stdout.index(begin) : done.stdout.index(end)] for done in (here, there))
+    assert next(answers) == next(answers)
+    pd.testing.assert_frame_equal(*(without_times(mixed / name / "results.parquet") for name in ("here", "there")))
+
+
+def test_survey_with_a_worker_killed_in_the_middle_finds_the_same(mixed, call, small_networks, address, kill_one):
+    pd.read_csv(mixed / "mixed.csv").sample(150, random_state=0).to_csv(mixed / "some.csv", index=False)
+    arguments = (mixed, *TINY, "--rows", 100, "--seeds", 2, "--out")
+    here = call(*arguments, mixed / "here", "--jobs", 1, command="survey")
+    killing = kill_one(mixed / "there" / "some" / "networks.parquet")
+    there = call(*arguments, mixed / "there", "--dask", address, command="survey")
+    killing.join(60)
+    assert there.returncode == 0, there.stderr
+    assert "3 of 3, " in there.stdout
+    pd.testing.assert_frame_equal(*(without_times(mixed / name / "survey.parquet") for name in ("here", "there")))
+    answers = (done.stdout[done.stdout.index("For the mean") : done.stdout.index("Saved")] for done in (here, there))
+    assert next(answers) == next(answers)
+
+
+@pytest.mark.parametrize("command", ["compare", "survey"])
+def test_ctrl_c_ends_the_command_and_not_the_workers(mixed, start, wait_for, dask_workers, address, command):
+    table, first = (mixed / "mixed.csv", "") if command == "compare" else (mixed, "mixed")
+    settings = ("--folds", 5, "--repeats", 20, "--seeds", 8, "--out", mixed / "out", "--dask", address)
+    process = start(table, *settings, command=command)
+    wait_for(mixed / "out" / first / "networks.parquet")
+    os.kill(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in " ".join(stdout.split())
+    assert "Traceback" not in stderr
+    assert len(dask_workers.scheduler_info()["workers"]) == 2
+
+
+def test_a_scheduler_that_is_not_there_is_told_in_one_sentence(call):
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        done = call("wine", "--quick", "--dask", "tcp://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "tcp://127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,60 @@
+"""``sk-bnreg survey``: every table of a folder, for means of networks and single ones, by every score."""
+
+import pandas as pd
+import pytest
+from sklearn.datasets import load_diabetes
+
+from sk_bnreg.study.survey import Survey
+
+TINY = ("--rows", 100, "--folds", 2, "--candidates", 1, "--seeds", 2)
+
+
+@pytest.fixture
+def folder(mixed):
+    (mixed / "mixed.csv").unlink()
+    load_diabetes(as_frame=True).frame.to_csv(mixed / "diabetes.csv", index=False)
+    return mixed
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+def test_survey_of_a_folder(folder, call, small_networks):
+    out = folder / "out"
+    done = call(folder, "--out", out, *TINY, "--jobs", 1, command="survey")
+    assert done.returncode == 0, done.stderr
+    said = words(done.stdout)
+    assert "21 schemes x 1 candidates x 3 inner folds in 2 outer folds x 1" in said
+    assert "diabetes: finished" in said
+    assert "mixed: finished" in said
+    found = Survey.load(out / "survey.parquet")
+    assert found.tables()["metric"].to_dict() == {"diabetes": "r2", "mixed": "accuracy"}
+    views = {
+        "For the mean of 2 networks:": found,
+        "For one network:": found.single,
+        "By d2_log_loss_score:": found.by("d2_log_loss_score"),
+    }
+    answers = [f"{name} {' '.join(answer.summary() for answer in view.overall())}" for name, view in views.items()]
+    assert " ".join(answers) in said
+    assert "over 1 tables" in answers[2]
+    assert "<h1" in (out / "survey.html").read_text()
+
+
+def test_scores_ropes_and_minutes_reach_every_table(folder, call, small_networks):
+    few = ("--out", folder / "out", *TINY, "--scoring", "balanced_accuracy", "--rope", 0.3, "--minutes", 1e-6)
+    done = call(folder, *few, "--jobs", 1, command="survey")
+    assert done.returncode == 0, done.stderr
+    said = words(done.stdout)
+    assert "x as many repeats as decide it" in said
+    assert "diabetes: The score 'balanced_accuracy' is not defined for this target: " in said
+    frame = pd.read_parquet(folder / "out" / "survey.parquet")
+    assert set(frame["metric"]) == {"balanced_accuracy"}
+    assert set(frame["rope"]) == {0.3}
+    assert set(frame["repeat"]) == {0}
+
+
+def test_a_folder_without_tables_ends_in_one_sentence(tmp_path, call):
+    done = call(tmp_path, "--out", tmp_path / "out", command="survey")
+    assert done.returncode == 2
+    assert "could be used: there is no .csv or .parquet file." in words(done.stderr)
