@@ -1,5 +1,6 @@
 """What the subcommands share: options, the console, the table, the engine, Ctrl-C and the closing report."""
 
+import logging
 import re
 import shlex
 import sys
@@ -205,7 +206,12 @@ class Runner:
         ):
             cores = client.ncores()
             self.say(f"Dask at {address}: {len(cores)} workers with {sum(cores.values())} threads")
-            yield
+            try:
+                yield
+            except KeyboardInterrupt:
+                # what the client was about to send is lost with it, of which its loop would print tracebacks
+                logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
+                raise
 
     def report(self, comparison: "SchemeComparison") -> None:
         """Write a comparison on the table as a page into the folder of the results.

@@ -38,7 +38,7 @@ def without_times(path):
 
 
 def test_compare_with_a_worker_killed_in_the_middle_says_the_same(mixed, call, small_networks, address, kill_one):
-    arguments = (mixed / "mixed.csv", *TINY, "--repeats", 6, "--out")
+    arguments = (mixed / "mixed.csv", *TINY, "--repeats", 3, "--seeds", 4, "--out")
     here = call(*arguments, mixed / "here")
     killing = kill_one(mixed / "there" / "networks.parquet")
     there = call(*arguments, mixed / "there", "--dask", address)
