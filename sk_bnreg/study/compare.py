@@ -202,9 +202,11 @@ def compare_schemes(
         on_plan(run.plan)
     found = run.until_decided(on_look)
     store.finish(found)
-    best = run.best_estimator(found.best_scheme)
+    with run.spread.at_home():
+        best = run.best_estimator(found.best_scheme)
+        diagnosis = diagnose(best, X)
     run.on_progress(run.done, run.done)
-    return replace(found, best_estimator_=best, diagnosis=diagnose(best, X))
+    return replace(found, best_estimator_=best, diagnosis=diagnosis)
 
 
 def _checked(

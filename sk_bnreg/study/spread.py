@@ -1,6 +1,7 @@
 """Spread: a study's folds in this process, in joblib's, or on Dask workers, of which any may die."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import joblib
@@ -30,6 +31,10 @@ class Spread:
         self.client = getattr(get_active_backend()[0], "client", None)
         self.here = self.client is None and self.n_workers == 1
         self._sent: Any = None
+
+    def at_home(self) -> AbstractContextManager[Any]:
+        """Keep what is computed here away from Dask: a transformer that uses joblib would scatter columns, and hang."""
+        return nullcontext() if self.client is None else joblib.parallel_config("sequential")
 
     def run(self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         """Call a function with the study and each job's arguments.
