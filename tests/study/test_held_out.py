@@ -292,7 +292,7 @@ def test_scorers_that_are_functions(table, tmp_path):
     np.testing.assert_array_equal(one.frame["score"], study.rescore("f1").frame["score"])
     assert (one.frame["score"] != two.frame["score"]).any()
     # the folder keeps predictions and no rows of the table
-    with pytest.raises(ValueError, match="is not defined for this target: .*not subscriptable"):
+    with pytest.raises(ValueError, match=r"is not defined for this target: .*not subscriptable"):
         SchemeComparison.load(tmp_path).rescore(first_column, rope=0.01)
     with pytest.raises(ValueError, match="rope must be given for scoring=<function"):
         study.rescore(beta_score(1))
