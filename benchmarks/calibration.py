@@ -107,11 +107,22 @@ def fold_differences(learner, X, y, repeats, k, seed):
     return np.array(differences)
 
 
-def real_learners(rng, n_rows=250):
+def exchangeable_halves():
+    """A function that draws rows: classes, and two halves of columns that tell as much about them."""
     pool, classes = make_classification(
         100_000, N_COLUMNS, n_informative=3, n_redundant=0, class_sep=0.7, flip_y=0.1, random_state=0
     )
     rows_of = [np.flatnonzero(classes == label) for label in (0, 1)]
+
+    def draw(rng, n_rows):
+        y = rng.integers(2, size=n_rows)
+        return np.hstack([pool[[rng.choice(rows_of[label]) for label in y]] for _ in range(2)]), y
+
+    return draw
+
+
+def real_learners(rng, n_rows=250):
+    draw = exchangeable_halves()
     learners = {
         "decision tree": DecisionTreeClassifier(random_state=0),
         "5 neighbours": KNeighborsClassifier(5, algorithm="brute"),
@@ -122,8 +133,7 @@ def real_learners(rng, n_rows=250):
         for repeats, k, n_samples in ((1, 5, 1000), (2, 5, 600), (10, 10, 200)):
             p_values, means = [], []
             for _ in range(n_samples):
-                y = rng.integers(2, size=n_rows)
-                X = np.hstack([pool[[rng.choice(rows_of[label]) for label in y]] for _ in range(2)])
+                X, y = draw(rng, n_rows)
                 d = fold_differences(learner, X, y, repeats, k, int(rng.integers(2**31)))
                 p_values.append([contrast(d, test_ratio=ratio, rope=0.01).p_value for ratio in (1 / (k - 1), 0.0)])
                 means.append(d.mean())
