@@ -30,7 +30,7 @@ from sk_bnreg import BNMLPClassifier, compare_schemes
 torch.set_num_threads(1)
 X, y = make_classification(n_samples=800, n_features=10, random_state=0)
 net = BNMLPClassifier((16,), max_iter=6, n_ensemble=2)
-folds = {"cv": 40, "n_repeats": 2, "inner_cv": 2, "n_seeds": "auto", "n_candidates": 4}
+folds = {"cv": 60, "n_repeats": 2, "inner_cv": 2, "n_seeds": "auto", "n_candidates": 4}
 compare_schemes(net, X, y, schemes=("l2", "bn", "bn+l2"), **folds, random_state=0, on_plan=None, out=sys.argv[1])
 """
 
