@@ -172,7 +172,7 @@ def looks_at(d, rope):
     """The word (its place in `WORDS`) after each repeat, and whether it is settled then: (runs, questions, repeats)."""
     k = d.shape[3]
     ratio, most = 1 / (k - 1), MOST_REPEATS * k
-    n = k * np.arange(1, MOST_REPEATS + 1)
+    n = k * np.arange(1, d.shape[2] + 1)
     mean = d.sum(axis=3).cumsum(axis=2) / n
     sd = np.sqrt(((d**2).sum(axis=3).cumsum(axis=2) - n * mean**2) / (n - 1))
     scale = sd * np.sqrt(1 / n + ratio)
@@ -188,7 +188,7 @@ def looks_at(d, rope):
     move = sd * np.sqrt(np.maximum(1 / n - 1 / most, np.finfo(float).tiny))
     inside = special.ndtr((rope - half - mean) / move) - special.ndtr((half - rope - mean) / move)
     chance = sum(special.ndtr((sign * mean - rope - half) / move) for sign in (1, -1)) + np.maximum(0, inside)
-    chance[..., -1] = word[..., -1] < len(STRONG)
+    chance = np.where(n < most, chance, word < len(STRONG))
     return word, (words(EARLY) < len(STRONG)) | (chance < FUTILE)
 
 

@@ -12,7 +12,10 @@ that every difference found is a false one on new data of this size. Five folds 
 each with its false positives at 5 %, the mean width of its interval as a share of the first's, and the true standard
 deviation of the mean over samples as a multiple of what the method takes it for. "own" is how often the interval over
 rows misses what it is said to cover, the difference of the five pairs of fitted models, told by fresh rows. The true
-correlations of folds, in one repeat and between repeats, stand beside the measured ones.
+correlations of folds, in one repeat and between repeats, stand beside the measured ones. Then the same samples go, with
+the corrected t-test, through the rule by which a study ends (at most ten repeats), for ropes in standard deviations of
+a fold: how many say "helps" or "hurts", and how many a word that says there is no gain when the rope is added to all
+differences (or no loss when it is subtracted).
 
 prior: the other tables of a survey as a prior for each (empirical Bayes): a normal distribution with the mean and the
 variance between tables by the method of moments (DerSimonian & Laird), times the t-shaped likelihood of the table.
@@ -21,7 +24,7 @@ differences come from the fitted prior, or from one with a standard deviation of
 3 degrees of freedom), or in two kinds (a fifth of the tables has most of the variance), the variance being the same;
 "at the edge" is a table whose truth is the rope, or minus the rope, beside 23 such others.
 
-    python benchmarks/sharper.py learners [--samples 1000] [--jobs 1]
+    python benchmarks/sharper.py learners [--samples 1000] [--only network ...] [--jobs 1]
     python benchmarks/sharper.py prior docs/survey.parquet [--surveys 1000]
 """
 
@@ -31,7 +34,8 @@ from itertools import product
 
 import joblib
 import numpy as np
-from calibration import N_COLUMNS, exchangeable_halves, of
+import torch
+from calibration import N_COLUMNS, ended, exchangeable_halves, looks_at, of, study_by_study
 from scipy import special, stats
 from sklearn import config_context
 from sklearn.base import is_classifier
@@ -41,6 +45,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from statsmodels.stats.meta_analysis import combine_effects
 
+from sk_bnreg import BNMLPClassifier
 from sk_bnreg.stats.folds import CONFIDENCE, WORDS, contrast, standard_error
 from sk_bnreg.study.survey import SURVEY_QUESTIONS, Survey
 
@@ -51,15 +56,22 @@ LEARNERS = {
     "5 neighbours": KNeighborsClassifier(5),
     "regression tree": DecisionTreeRegressor(min_samples_leaf=5, random_state=0),
     "linear regression": LinearRegression(),
+    "network": BNMLPClassifier((16,), max_iter=12, n_ensemble=4, numeric_embedding=None, random_state=0),
 }
-LOSSES = {True: ("accuracy", "squared probability"), False: ("squared error",)}  # by whether it is a classifier
-QUESTIONS = [SURVEY_QUESTIONS[i] for i in (0, 4, 6)]  # those that `sk-bnreg compare` asks
-NAMES = list(WORDS)
-KINDS, SHARES = ("normal", "heavy tails", "two kinds"), ("all", "said", "edge")
 FALSE_AT = {  # words that are false where the truth is the rope, and minus the rope
     1: ("redundant", "dispensable", "hurts"),
     -1: ("redundant", "harmless", "helps"),
 }
+CLAIMS = {  # false words by the truth, in ropes
+    "helps or hurts, truth 0": {0: ("helps", "hurts")},
+    "no gain at the rope, or no loss": FALSE_AT,
+    "beyond the rope where it is at it": {1: ("helps",), -1: ("hurts",)},
+}
+LOOK_ROPES = (0.1, 0.3, 1.0, 3.0)
+LOSSES = {True: ("accuracy", "squared probability"), False: ("squared error",)}  # by whether it is a classifier
+QUESTIONS = [SURVEY_QUESTIONS[i] for i in (0, 4, 6)]  # those that `sk-bnreg compare` asks
+NAMES = list(WORDS)
+KINDS, SHARES = ("normal", "heavy tails", "two kinds"), ("all", "said", "edge")
 
 
 def draw_numbers(rng, n_rows):
@@ -79,6 +91,7 @@ def row_losses(fitted, X, y):
 
 def one_sample(learner, draw, seed):
     """Per-row differences in loss (losses, repeats, rows), the fold of each, and those of fresh rows (losses, rows)."""
+    torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
     (X, y), (X_fresh, y_fresh) = draw(rng, N_ROWS), draw(rng, N_FRESH)
     kind = RepeatedStratifiedKFold if is_classifier(learner) else RepeatedKFold
@@ -130,12 +143,31 @@ def fold_correlations(d):
     return within, (in_all - n_repeats * in_repeat) / (n_repeats * (n_repeats - 1) * k**2) / square
 
 
-def with_learners(n_samples, n_jobs):
+def tell_looks(differences):
+    """Count false words at the end of studies, of differences (samples, repeats, folds) whose mean is known to be 0."""
+    n, most, _ = differences.shape
+    print("  with looks, ropes " + ", ".join(f"{rope:g}" for rope in LOOK_ROPES))
+    for claim, false_at in CLAIMS.items():
+        cells = []
+        for rope in np.multiply(LOOK_ROPES, differences.std()):
+            false = 0
+            for side, names in false_at.items():
+                d = differences + side * rope
+                word, is_settled = looks_at(d[:, None], rope)
+                end, _ = ended(word, is_settled[:, 0], most)
+                assert study_by_study(d[:1], rope, most)[0] == end[0]
+                false += np.isin(end, [NAMES.index(name) for name in names]).sum()
+            cells.append(of(false, n * len(false_at)))  # a sample is hardly ever false on both sides
+        print(f"  {claim:<36}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
+
+
+def with_learners(names, n_samples, n_jobs):
     draws = {True: exchangeable_halves(), False: draw_numbers}
     print(f"{n_samples} samples of {N_ROWS} rows: false positives, % [95 % interval]; width; true sd / estimated sd")
     head = "".join(f"{name:^33}" for name in ("t", "rows", "rho"))
     print(f"{'folds':<8}{head}{'own':^17}rho_e / k, true correlation in a repeat, between repeats")
-    for name, learner in LEARNERS.items():
+    for name in names:
+        learner = LEARNERS[name]
         jobs = (joblib.delayed(one_sample)(learner, draws[is_classifier(learner)], seed) for seed in range(n_samples))
         samples = joblib.Parallel(n_jobs=n_jobs)(jobs)
         for loss, title in enumerate(LOSSES[is_classifier(learner)]):
@@ -161,6 +193,7 @@ def with_learners(n_samples, n_jobs):
                 within, between = fold_correlations(differences.reshape(n_samples, n_repeats, K))
                 measured = np.mean([rho_e for _, rho_e, _ in found]) / K
                 print(f"{line:<124}{measured:6.2f}{within:6.2f}{between:6.2f}", flush=True)
+            tell_looks(differences.reshape(n_samples, n_repeats, K))
 
 
 def normal_priors(means, variances):
@@ -286,13 +319,14 @@ def main():
     parts = parser.add_subparsers(dest="part", required=True)
     learners = parts.add_parser("learners")
     learners.add_argument("--samples", type=int, default=1000)
+    learners.add_argument("--only", nargs="+", choices=LEARNERS, default=LEARNERS)
     learners.add_argument("--jobs", type=int, default=1)
     prior = parts.add_parser("prior")
     prior.add_argument("survey")
     prior.add_argument("--surveys", type=int, default=1000)
     args = parser.parse_args()
     if args.part == "learners":
-        with_learners(args.samples, args.jobs)
+        with_learners(args.only, args.samples, args.jobs)
     else:
         with_prior(args.survey, args.surveys)
 
