@@ -79,10 +79,10 @@ def main():
         for kill in range(N_KILLS):
             process = start(killed)
             if kill % 2:
-                wait_for_write(process, killed, rng.integers(1, 12))
+                wait_for_write(process, killed, rng.integers(1, 8))
             else:
                 wait_for_write(process, killed, 1)
-                time.sleep(rng.uniform(0, 2))
+                time.sleep(rng.uniform(0, 1))
             process.kill()
             ended = process.wait() == 0
             newest = max(map(written_at, killed.rglob("*.part")), default=0)

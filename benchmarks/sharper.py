@@ -52,7 +52,7 @@ from sk_bnreg.study.survey import SURVEY_QUESTIONS, Survey
 N_ROWS, N_FRESH, K = 250, 4000, 5
 REPEATS = (1, 4, 10)
 LEARNERS = {
-    "decision tree": DecisionTreeClassifier(random_state=0),
+    "decision tree": DecisionTreeClassifier(min_samples_leaf=5, random_state=0),
     "5 neighbours": KNeighborsClassifier(5),
     "regression tree": DecisionTreeRegressor(min_samples_leaf=5, random_state=0),
     "linear regression": LinearRegression(),
