@@ -16,7 +16,7 @@ HOUSE = {
     "stats": "folds looks tables",
     "theory": "rotation diagnosis reproduce",
     "report": "results displays diagnosis_displays survey_displays pages",
-    "study": "schemes candidates held_out plan comparison nested store run compare tables survey",
+    "study": "schemes candidates held_out plan tried comparison nested store run compare tables survey",
     "cli": "runner compare tune survey reproduce main",
 }
 ORDER = ["borrowed", *(f"{folder}.{file}" for folder, files in HOUSE.items() for file in files.split())]

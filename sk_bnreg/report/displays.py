@@ -221,11 +221,10 @@ class PosteriorDisplay(Display):
         rows = {}
         for scheme, against in questions:
             c = comparison.contrast(scheme, against)
-            df = c.n_folds - 1
             rows[f"{scheme} minus {against}"] = {
                 "mean": c.mean,
-                "scale": c.resolution / stats.t.ppf(0.975, df),  # the resolution is half the 95 % interval
-                "df": df,
+                "scale": c.scale,
+                "df": c.n_folds - 1,
                 "p_worse": c.p_worse,
                 "p_equivalent": c.p_equivalent,
                 "p_better": c.p_better,
@@ -277,7 +276,8 @@ class L2PathDisplay(Display):
 
     A line per scheme with L2: for each fold and decay budget the best inner score over the
     learning rates that were tried with it, averaged over folds; the band is one standard
-    error. Schemes without L2 are horizontal lines. A best of more learning rates is more
+    error. Inner scores are those that tuning went by, whatever score the comparison is of.
+    Schemes without L2 are horizontal lines. A best of more learning rates is more
     optimistic, and a scheme without L2 spends all its candidates on them: `frame` says how
     many each point had. Where all of a fold's candidates diverged, the point is left out.
 
@@ -289,7 +289,7 @@ class L2PathDisplay(Display):
     strength : {"budget", "l2"}
         The horizontal axis.
     metric : str
-        Name of the score.
+        Name of the inner score.
     folds : str
         The number of folds, in words.
 
@@ -307,7 +307,7 @@ class L2PathDisplay(Display):
     >>> import pandas as pd
     >>> from sk_bnreg import L2PathDisplay
     >>> path = {"scheme": "l2", "budget": [0, 0.1, 1], "inner_score": [0.8, 0.9, 0.85], "se": 0.01, "n_rates": 4}
-    >>> display = L2PathDisplay(pd.DataFrame(path), strength="budget", metric="accuracy", folds="5 folds").plot()
+    >>> display = L2PathDisplay(pd.DataFrame(path), strength="budget", metric="R2", folds="5 folds").plot()
     >>> [float(D) for D in display.lines_["l2"].get_xdata()]  # 0 is apart
     [0.1, 1.0]
     """
@@ -352,7 +352,8 @@ class L2PathDisplay(Display):
         paths = pd.DataFrame({**score, "n_rates": by.size().groupby(["scheme", strength]).max()}).sort_index()
         found = [name for name in comparison.schemes if name in paths.index]
         paths = paths.loc[found].reset_index()
-        return cls(paths, strength=strength, metric=comparison.metric, folds=folds_in_words(comparison.frame)).plot(ax)
+        metric = comparison.held_out.proper if comparison.held_out else "score"
+        return cls(paths, strength=strength, metric=metric, folds=folds_in_words(comparison.frame)).plot(ax)
 
     def frame(self):
         """Return the plotted scores and standard errors, a row per scheme and strength."""
@@ -363,7 +364,7 @@ class L2PathDisplay(Display):
         for name, path in self.paths.groupby("scheme", sort=False):
             # a scheme without L2 has one level, whatever the axis
             if (path[self.strength] == 0).all():
-                dashes = ("--", ":", "-.")[(len(self.lines_) - len(self.bands_)) % 3]
+                dashes = ("--", ":", "-.", "-")[(len(self.lines_) - len(self.bands_)) % 4]
                 level = path["inner_score"].iloc[0]
                 self.lines_[name] = ax.axhline(level, color=ink, linestyle=dashes, linewidth=1.6, label=name)
                 continue
@@ -386,7 +387,7 @@ class L2PathDisplay(Display):
         name = "decay budget D" if self.strength == "budget" else "l2"
         apart = ", 0 apart" if 0 in values else ""
         ax.set_xlabel(f"{name} (logarithmic{apart})\nbest learning rate, mean of {self.folds}")
-        ax.set_ylabel(fill(f"inner {self.metric} (cut axis)", 30))
+        ax.set_ylabel(fill(f"{self.metric} on inner folds (cut axis)", 30))
         n_columns = 2 if max(map(len, self.lines_)) < 20 else 1
         self._legend(ax, ncols=n_columns, alignment="left")
         return 2.8 + 0.22 * -(-len(self.lines_) // n_columns)

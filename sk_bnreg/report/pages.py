@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from io import StringIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from sk_bnreg.report.displays import (
 )
 from sk_bnreg.report.results import Comparison, TableSurvey
 from sk_bnreg.report.survey_displays import CriticalDifferenceDisplay, SurveyDisplay
+from sk_bnreg.stats.looks import EARLY
 
 _INK = "#010203"  # stands for the page's colour of text while a figure is drawn
 _STYLE = {
@@ -35,6 +37,22 @@ _STYLE = {
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _ABOUT = ("command", "model", "table", "target", "task")
 _TUNED = ("batch_norm", "l2", "l2_targets", "learning_rate_init")
+
+
+class _ToBest(NamedTuple):
+    """What the best scheme is to another one by a verdict, and what to do."""
+
+    relation: str
+    to_do: str
+
+
+# "hurts" and "dispensable" alone can't be: no scheme has a better mean than the best
+_TO_BEST = {
+    "helps": _ToBest("better than", "take the best"),
+    "redundant": _ToBest("no different from", "take either: no difference that matters"),
+    "harmless": _ToBest("at least as good as", "take the best: no loss that matters"),
+    "undecided": _ToBest("undecided against", "this table does not tell"),
+}
 
 
 def write_report(comparison: Comparison, path, about):
@@ -66,6 +84,9 @@ def write_report(comparison: Comparison, path, about):
     answers = comparison.verdicts()
     # for want of a question, the best scheme is set against each other one
     best_against = answers[0].question.subject == f"scheme {comparison.best_scheme!r}"
+    advice = [_TO_BEST[a.contrast.verdict].to_do if best_against else a.contrast.advice for a in answers]
+    sizes = {f"Mean of {comparison.n_networks}": comparison, "One network": comparison.single}
+    sizes = _views(answers, sizes) if comparison.n_networks > 1 else {}
     figures = _figures(_comparison_displays(comparison, network))
     trials = []
     if comparison.study is not None:
@@ -76,17 +97,23 @@ def write_report(comparison: Comparison, path, about):
         path,
         "comparison.html.jinja",
         about,
-        answers=answers,
+        answers=list(zip(answers, advice, strict=True)),
         best_against=best_against,
         comparison=comparison,
+        differ=_differing(answers, *sizes.values()) if sizes else [],
+        early=EARLY,
         figures=figures,
         folds=folds_in_words(comparison.frame),
         headline=_best_headline(comparison.best_scheme, answers) if best_against else _headline(answers),
         interaction=comparison.interaction() if comparison.has_interaction else None,
+        metrics=_metric_views(comparison, answers),
+        n_members=0 if network is None else network.n_ensemble,
         params={} if network is None else _params(network),
         plan=comparison.plan,
         scores=comparison.table(),
+        sizes=sizes,
         trials=", ".join(trials),
+        tuned_by=comparison.held_out.proper if comparison.held_out else "the inner score",
     )
 
 
@@ -125,21 +152,45 @@ def _headline(answers):
 
     Returns
     -------
-    list of (str, str, str)
-        Clauses: a subject, a verdict, and what it is given.
+    list of (str, str, str, str)
+        Clauses: a subject, a verdict, what it is given, and what to do.
     """
-    return [(a.question.subject, a.contrast.verb, f"given {a.question.given}") for a in answers]
+    found = [(answer.question, answer.contrast) for answer in answers]
+    return [(_sentence(q.subject), c.verb, f"given {q.given}{c.hint}", c.advice) for q, c in found]
+
+
+def _sentence(text):
+    return text[:1].upper() + text[1:]
 
 
 def _best_headline(best, answers):
-    """Return clauses that count what the best scheme is to the others.
-
-    "hurts" is not among the words: no scheme has a better mean than the best.
-    """
+    """Return clauses that count what the best scheme is to the others."""
     counts = Counter(answer.contrast.verdict for answer in answers)
-    words = {"helps": "better than", "redundant": "no different from", "undecided": "undecided against"}
-    clauses = [("", words[name], f"{counts[name]} of {len(answers)} others") for name in words if counts[name]]
-    return [(best, "scores best", ""), *clauses]
+    clauses = [
+        ("", _TO_BEST[word].relation, f"{counts[word]} of {len(answers)} others", "")
+        for word in _TO_BEST
+        if counts[word]
+    ]
+    return [(best, "scores best", "", ""), *clauses]
+
+
+def _views(answers, comparisons):
+    """Return what other comparisons of the same schemes say of each question, by their names."""
+    pairs = [(answer.question.scheme, answer.question.against) for answer in answers]
+    return {name: [other.contrast(*pair) for pair in pairs] for name, other in comparisons.items()}
+
+
+def _metric_views(comparison, answers):
+    """Return what each score says of each question; nothing where there is one."""
+    others = [comparison.rescore(metric) for metric in comparison.metrics if metric != comparison.metric]
+    found = {f"{other.metric}, rope ±{other.rope:g}": other for other in [comparison, *others]}
+    return _views(answers, found) if others else {}
+
+
+def _differing(answers, *contrasts):
+    """Return the answers whose word is not the same in all of these lists, each with its contrasts."""
+    rows = zip(answers, *contrasts, strict=True)
+    return [(answer, *found) for answer, *found in rows if len({c.verdict for c in found}) > 1]
 
 
 def _params(network):
@@ -268,7 +319,7 @@ def _write_page(path, template, about, **context):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters.update(signed=_signed, percent=_percent, p_value=_p_value, short=_short)
+    pages.filters.update(signed=_signed, percent=_percent, p_value=_p_value, sentence=_sentence, short=_short)
     page = pages.get_template(template).render(about={**dict.fromkeys(_ABOUT, ""), **about}, **context)
     Path(path).write_text(page, encoding="utf-8")
 

@@ -13,7 +13,7 @@ EARLY = 0.999  # a word's probability to stop for it: Haybittle and Peto's rule,
 FUTILE = 0.1  # chance of a strong word below which more repeats can't help
 MOST_REPEATS = 20  # with five folds they have 95 % of the information of infinitely many
 PILOT_SEEDS = 4
-MOST_SEEDS = 16
+MOST_SEEDS = 32
 SEED_SHARE = 0.1  # of the variance of a mean difference that seeds may have
 
 
@@ -95,7 +95,7 @@ def outlook(contrast: Contrast, most_folds: int, n_rows: int, seed_sd: float = 0
     seeds = f", of which seeds {seed_sd:.2g}" if seed_sd else ""
     spread = f"the difference varies between folds with sd {c.sd:.2g}{seeds}"
     if (probability := chance(c, most_folds)) >= FUTILE:
-        return f"{spread}: {most_folds} folds would decide it with a probability of {probability:.0%}"
+        return f"{spread}: {most_folds} folds would decide it with a probability of {100 * probability:.0f} %"
     needed = rows_needed(c, most_folds, n_rows, seed_sd)
     if needed > 100 * n_rows:
         return f"{spread}, and its mean lies at the rope's edge: no number of folds decides it, and hardly any of rows"
@@ -164,10 +164,10 @@ def seeds_needed(pilot: np.ndarray, *, step: int = 1, most: int = MOST_SEEDS) ->
     Examples
     --------
     >>> import numpy as np
-    >>> rng = np.random.default_rng(0)
-    >>> noisy = rng.normal(size=(50, 1)) + rng.normal(size=(50, 4))
+    >>> folds, seeds = np.repeat([-1.0, 1.0], 25)[:, None], np.array([1.0, -1.0, 1.0, -1.0])
+    >>> noisy = folds + seeds
     >>> seeds_needed(noisy), seeds_needed(noisy, step=8), seeds_needed(noisy, most=6)
-    (9, 16, 6)
+    (18, 24, 6)
     """
     n_seeds = pilot.shape[1]
     one = seed_deviation(pilot) ** 2 * n_seeds

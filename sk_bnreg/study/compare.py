@@ -92,7 +92,7 @@ def compare_schemes(
     n_seeds : int or "auto", default="auto"
         Networks fitted for each tuned scheme and fold, from different seeds; a fold's score is their mean. "auto" takes
         as many as leave seeds less than a tenth of the variance of a mean difference, told by the first four of the
-        first repeat, and at most 16.
+        first repeat, and at most 32.
     scoring : str, scorer or list of str, default=None
         A scikit-learn score, by name or from `make_scorer`; None is accuracy or R2. The first of several is what the
         looks and the best scheme go by. A scorer sees predictions, and not the network.
@@ -179,6 +179,8 @@ def compare_schemes(
         inner_cv=inner_cv,
         seed=store.seed,
     )
+    if n_seeds != "auto" and int(n_seeds) < study.n_networks:
+        raise ValueError(f"n_seeds must be at least the estimator's n_ensemble, {study.n_networks}, got {n_seeds}.")
     held_out = HeldOut(X, y, study.classes, is_classifier(estimator), list(schemes), study.data.score_params)
     outer = OuterFolds(study, cv)
     store.open(_fingerprint(study, outer, params), held_out)
@@ -193,7 +195,7 @@ def compare_schemes(
         on_progress=on_progress or (lambda done, total: None),
     )
     if on_plan is not None:
-        run.plan = replace(run.plan, seconds=run.expected_seconds())
+        run.plan = replace(run.plan, seconds=run.seconds_per_repeat())
         on_plan(run.plan)
     found = run.until_decided(on_look)
     store.finish(found)
@@ -214,13 +216,15 @@ def _checked(
         raise ValueError(f"learning_rate must be 'tuned' or 'fixed', got {learning_rate!r}.")
     if learning_rate == "fixed":
         found = {name: {"learning_rate_init": network.learning_rate_init, **own} for name, own in found.items()}
-    ropes = {}
+    ropes: dict[str, float] = {}
     for score in _listed(scoring):
         name = metric_name(estimator, score)
         own = rope.get(name) if isinstance(rope, Mapping) else rope
         ropes[name] = default_rope(score) if own is None else own
         if ropes[name] <= 0:
             raise ValueError(f"rope must be greater than 0, got {ropes[name]}.")
+    if not ropes or len(ropes) < len(_listed(scoring)):
+        raise ValueError(f"scoring must name at least one score, and each once, got {scoring!r}.")
     # with one class every scheme is perfect, and every difference 0
     if len(np.unique(np.asarray(y), axis=0)) < 2:
         raise ValueError("y must have at least 2 different values for schemes to be compared.")
@@ -306,7 +310,8 @@ def _fingerprint(study: NestedStudy, outer: OuterFolds, params: Any) -> str:
     # pandas hashes words and dates by their values; joblib would pickle them, in a way that changes with versions
     content = np.asarray(pd.util.hash_pandas_object(X)) if isinstance(X, pd.DataFrame) else np.asarray(X)
     settings = (
-        study.schemes, study.n_candidates, study.budgets, study.inner_cv, study.seed, params, study.error_score,
+        study.schemes, list(study.schemes), study.n_candidates, study.budgets, study.inner_cv, study.seed, params,
+        study.error_score,
     )  # fmt: skip
     return joblib.hash(
         (content, np.asarray(study.data.y), study.groups, study.weight, study.estimator, settings, outer.repeat(0))

@@ -1,25 +1,25 @@
 """SchemeComparison: what the scores of regularisation schemes on the same folds say."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import clone, is_classifier
+from sklearn.base import is_classifier
 from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import BaseShuffleSplit, check_cv
 
-from sk_bnreg.engine.roles import l2_by_role
 from sk_bnreg.estimators.pipelines import network_in
 from sk_bnreg.search.evaluation import candidate_of
 from sk_bnreg.stats.folds import Contrast, contrast, holm
 from sk_bnreg.stats.looks import MOST_REPEATS, outlook, seed_deviation
 from sk_bnreg.study.held_out import HeldOut, scored
 from sk_bnreg.study.plan import Course, StudyPlan
-from sk_bnreg.study.schemes import QUESTIONS, SCHEMES, Question, scheme_name
+from sk_bnreg.study.schemes import QUESTIONS, Question
+from sk_bnreg.study.tried import best_of_schemes, candidates_of_study
 
 # beginnings of the names of scores whose best value is 1, for which a difference of 0.01 is the default rope
 BOUNDED_SCORES = (
@@ -194,12 +194,15 @@ class SchemeComparison:
             # with repeats the splitter knows the folds of one
             test_ratio = 1 / (getattr(splitter, "cvargs", {}).get("n_splits", search.n_splits_) - 1)
         networks = [network_in(candidate_of(search.estimator, params))[0] for params in results["params"]]
-        return cls._from_candidates(
-            zip(networks, results["params"], scores, strict=True),
-            metric=metric_name(search.estimator, scoring) if score == "score" else score,
-            rope=default_rope(scoring) if rope is None else rope,
-            test_ratio=test_ratio,
-            best_estimator=getattr(search, "best_estimator_", None),
+        frame, schemes, caveat = best_of_schemes(zip(networks, results["params"], scores, strict=True))
+        return cls(
+            frame,
+            schemes,
+            metric_name(search.estimator, scoring) if score == "score" else score,
+            default_rope(scoring) if rope is None else rope,
+            test_ratio,
+            best_estimator_=getattr(search, "best_estimator_", None),
+            caveat=caveat,
         )
 
     @classmethod
@@ -242,86 +245,14 @@ class SchemeComparison:
         ValueError
             If trials have no fold scores, or fewer than two schemes were tried.
         """
-        trials = [t for t in study.trials if t.state.name == "COMPLETE" and "split1_test_score" in t.user_attrs]
-        if not trials:
-            raise ValueError(
-                "The study's complete trials must hold their fold scores in the user attributes "
-                "'split0_test_score', 'split1_test_score', ..., and there are none: set them in the objective."
-            )
-        n_folds = sum(name.startswith("split") and name.endswith("_test_score") for name in trials[0].user_attrs)
-        minimised = study.direction.name == "MINIMIZE"
-        # a trial knows what was varied; the rest of its network is the estimator's
-        networks = [clone(network_in(estimator)[0]) for _ in trials]
-        for network, trial in zip(networks, trials, strict=True):
-            own = {name.rpartition("__")[2]: value for name, value in trial.params.items()}
-            network.set_params(**{name: value for name, value in own.items() if name in network.get_params()})
-        scores = np.array([[t.user_attrs[f"split{i}_test_score"] for i in range(n_folds)] for t in trials], float)
-        return cls._from_candidates(
-            zip(networks, (trial.params for trial in trials), -scores if minimised else scores, strict=True),
-            metric=f"negative {metric}" if minimised else metric,
-            rope=rope,
-            test_ratio=1 / (n_folds - 1) if test_ratio is None else test_ratio,
-            best_estimator=best_estimator,
-            study=study,
-        )
-
-    @classmethod
-    def _from_candidates(
-        cls,
-        candidates: Iterable[tuple[Any, Mapping[str, Any], np.ndarray]],
-        *,
-        metric: str,
-        rope: float,
-        test_ratio: float,
-        best_estimator: Any = None,
-        study: Any = None,
-    ) -> "SchemeComparison":
-        """Gather candidates into schemes, each with the scores of its best one.
-
-        Parameters
-        ----------
-        candidates : iterable of (network, params, scores)
-            The network with all of its parameters, None for another kind of model; the parameters that were varied;
-            the scores of its folds, nan for a fold that it did not run.
-        metric, rope, test_ratio, best_estimator, study
-            As `SchemeComparison` has them.
-        """
-        found: dict[str, list[tuple[float, Mapping[str, Any], np.ndarray]]] = {}
-        schemes = {}
-        for network, params, scores in candidates:
-            if network is None or not np.isfinite(scores).all():
-                continue
-            # by what is penalised with more than 0, so that l2=0 is the scheme without L2, whatever its targets
-            strengths = l2_by_role(network.l2 if network.l2_budget is None else network.l2_budget, network.l2_targets)
-            targets = tuple(role for role, strength in strengths.items() if strength)
-            name = scheme_name(network.batch_norm, targets, network.l2_mode)
-            schemes[name] = {"batch_norm": network.batch_norm, "l2_targets": targets, "l2_mode": network.l2_mode}
-            found.setdefault(name, []).append((float(scores.mean()), params, scores))
-        if len(found) < 2:
-            raise ValueError(
-                f"At least 2 schemes must have been tried to be compared, by batch_norm, l2_targets or l2; "
-                f"found {list(found)}."
-            )
-        rows = []
-        for name, tried in found.items():
-            _, params, scores = max(tried, key=lambda candidate: candidate[0])
-            settings = {f"param_{key.rpartition('__')[2]}": value for key, value in params.items()}
-            rows += [
-                {"scheme": name, "repeat": 0, "fold": fold, "seed": 0, "score": score, **settings}
-                for fold, score in enumerate(scores)
-            ]
-        ordered = [name for name in (*SCHEMES, *(name for name in found if name not in SCHEMES)) if name in found]
-        counts = ", ".join(f"{name} {len(found[name])}" for name in ordered)
-        caveat = (
-            "Each scheme's scores are those of its best candidate, chosen on the same folds: they are optimistic, and "
-            f"more so for a scheme with more candidates ({counts}). compare_schemes chooses inside each fold instead."
-        )
+        candidates, n_folds = candidates_of_study(study, estimator)
+        frame, schemes, caveat = best_of_schemes(candidates)
         return cls(
-            pd.DataFrame(rows),
-            {name: schemes[name] for name in ordered},
-            metric,
+            frame,
+            schemes,
+            f"negative {metric}" if study.direction.name == "MINIMIZE" else metric,
             rope,
-            test_ratio,
+            1 / (n_folds - 1) if test_ratio is None else test_ratio,
             best_estimator_=best_estimator,
             caveat=caveat,
             study=study,
@@ -365,7 +296,7 @@ class SchemeComparison:
             }
         )
         # medians of settings: a fold's learning rate is one of few values, a mean would be none of them
-        tuned = [name for name in ("learning_rate_init", "budget", "l2") if name in self.frame]
+        tuned = [name for name in ("learning_rate_init", "budget", "l2", "dropout") if name in self.frame]
         medians = self._rows().groupby("scheme")[tuned].median()
         return rows.join(medians).loc[list(self.schemes)].rename_axis("scheme")
 
@@ -556,7 +487,7 @@ class SchemeComparison:
         if "n_test" not in self.frame or not contrast.sd:
             return ""
         rows = self._rows()
-        n_folds = MOST_REPEATS * rows["fold"].nunique() if self.course and self.course.can_go_on else contrast.n_folds
+        n_folds = MOST_REPEATS * rows["fold"].nunique()
         n_rows = int((rows["n_train"] + rows["n_test"]).iloc[0])
         of_seeds = self.seed_deviation(question.scheme, question.against)
         return outlook(contrast, n_folds, n_rows, 0.0 if np.isnan(of_seeds) else min(of_seeds, contrast.sd))

@@ -114,6 +114,11 @@ class HeldOut:
     score_params: Mapping[str, Any] = field(default_factory=dict)
     folds: dict[Place, FoldOutputs] = field(default_factory=dict)
 
+    @property
+    def proper(self) -> str:
+        """Name of what `proper_score` computes: greater is better."""
+        return "minus log loss" if self.classifier else "R2"
+
     def scorer(self, scoring: Any) -> Any:
         """Return the scorer that `scoring` means; one of probabilities knows all classes, whatever a fold lacks."""
         if self.classes is not None and isinstance(scoring, str) and scoring in PROPER:

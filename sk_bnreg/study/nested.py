@@ -396,4 +396,5 @@ def shuffled_folds(n_splits: int, estimator: Any, y: Any, groups: Any, seed: int
 
 
 def _first_error(results: Sequence[Result]) -> str:
-    return next(result["fit_error"] for result in results if result["fit_error"]).strip().splitlines()[-1]
+    errors = [result["fit_error"] for result in results if result["fit_error"]]
+    return errors[0].strip().splitlines()[-1] if errors else "Its score is not defined on so few rows."

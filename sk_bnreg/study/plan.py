@@ -134,11 +134,6 @@ class Course(NamedTuple):
     n_seeds: int
     ended: str
 
-    @property
-    def can_go_on(self) -> bool:
-        """Whether the time alone ended the study."""
-        return self.ended == "time"
-
     def summary(self) -> str:
         """Return how the study went as one sentence."""
         why = {
@@ -148,7 +143,8 @@ class Course(NamedTuple):
             "fixed": "as many as were asked for",
         }
         repeats = f"{self.n_repeats} repeat" + "s" * (self.n_repeats > 1)
-        return f"{repeats} of the folds, {self.n_seeds} seeds: {why[self.ended]}."
+        seeds = f"{self.n_seeds} seed" + "s" * (self.n_seeds > 1)
+        return f"{repeats} of the folds, {seeds}: {why[self.ended]}."
 
 
 def _duration(seconds: float) -> str:

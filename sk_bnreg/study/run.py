@@ -152,8 +152,10 @@ class StudyRun:
         self.done += n_fits
         self.on_progress(self.done, max(self.done, self.total))
 
-    def expected_seconds(self) -> float:
-        """Return the expected time of one repeat, from as many calibrations at a time as there will be folds."""
+    def seconds_per_repeat(self) -> float:
+        """Return the expected time of one repeat: what it took, or from a calibration for each fold at a time."""
+        if finished := self.store.finished():
+            return self.store.elapsed * self.plan.n_folds / len(finished)
         splits = self.outer.repeat(0)
         n_workers = min(joblib.effective_n_jobs(self.n_jobs), len(splits))
         one: list[float] = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from sk_bnreg.engine.normalisation import NORMALISATIONS, Kind
@@ -86,7 +87,9 @@ def checked_schemes(schemes: Mapping[str, Mapping[str, Any]] | Sequence[str]) ->
             )
         schemes = {name: SCHEMES[name] for name in schemes}
     for name, params in schemes.items():
-        l2 = params.get("l2")
+        own, l2 = params.get("random_state", 0), params.get("l2")
+        if not isinstance(own, Integral) or own < 0:
+            raise ValueError(f"The random_state of scheme {name!r} must be a whole number from 0 on, got {own!r}.")
         if isinstance(l2, TunedL2) and (l2.scheme not in schemes or "l2" in schemes[l2.scheme]):
             raise ValueError(
                 f"The l2 of scheme {name!r} must follow a scheme of this study whose l2 is tuned, got {l2.scheme!r}."

@@ -19,6 +19,7 @@ from sk_bnreg import (
     SchemeComparisonDisplay,
     SurveyDisplay,
 )
+from sk_bnreg.study.held_out import HeldOut
 from sk_bnreg.study.schemes import SCHEMES
 from sk_bnreg.study.survey import SURVEY_QUESTIONS
 
@@ -112,6 +113,29 @@ def test_l2_path_is_the_best_rate_of_each_fold_averaged(comparison):
     assert "0 apart" in display.ax_.get_xlabel()
 
 
+def test_l2_path_names_the_score_that_tuning_went_by(comparison):
+    assert "score on inner folds" in L2PathDisplay.from_comparison(comparison).ax_.get_ylabel()
+    y = np.array([0, 1])
+    for classifier, name in ((True, "minus log loss"), (False, "R2")):
+        held_out = HeldOut(None, y, y if classifier else None, classifier, list(comparison.schemes))
+        display = L2PathDisplay.from_comparison(replace(comparison, held_out=held_out))
+        assert f"{name} on inner folds" in display.ax_.get_ylabel().replace("\n", " ")
+
+
+def test_one_score_and_number_of_networks_is_drawn_of_several(comparison):
+    rows = comparison.frame
+    several = [
+        rows.assign(metric=metric, n_networks=size, score=rows["score"] if (metric, size) == ("accuracy", 2) else 0.5)
+        for metric in ("d2", "accuracy")
+        for size in (1, 2)
+    ]
+    whole = replace(comparison, frame=pd.concat(several), n_networks=2)
+    for kind in (SchemeComparisonDisplay, PosteriorDisplay):
+        pd.testing.assert_frame_equal(
+            kind.from_comparison(whole).frame(), kind.from_comparison(comparison).frame(), check_exact=True
+        )
+
+
 def test_schemes_without_a_budget_are_drawn_by_l2(make_comparison):
     comparison = make_comparison(["l2", "bn", "bn+l2 (loss)"])
     assert list(L2PathDisplay.from_comparison(comparison).lines_) == ["l2", "bn"]
@@ -190,12 +214,12 @@ def test_text_is_drawn_in_the_colour_of_the_style(comparison):
 def test_every_scheme_can_be_drawn_at_once(make_comparison):
     comparison = make_comparison(list(SCHEMES))
     display = PosteriorDisplay.from_comparison(comparison, [(name, "plain") for name in comparison.schemes][1:])
-    assert len(display.densities_) == 11
+    assert len(display.densities_) == len(SCHEMES) - 1
     styles = {
         (line.get_color(), line.get_marker(), line.get_linestyle())
         for line in L2PathDisplay.from_comparison(comparison).lines_.values()
     }
-    assert len(styles) == 7  # five with a budget, two without L2
+    assert len(styles) == 7 + 4  # seven with a budget, four without L2
 
 
 def test_survey_display_shows_every_table_and_the_median(made_up_survey):
