@@ -60,7 +60,8 @@ def wait_for_write(process, folder, n_files):
     """Return when the n-th file from now is being written, or the study has ended."""
     last = time.time_ns()
     while n_files and process.poll() is None:
-        newest = max(map(written_at, folder.rglob("*.part")), default=0)
+        # a busy machine may show no file until it is whole
+        newest = max(map(written_at, (*folder.rglob("*.part"), folder / "networks.parquet")))
         if newest > last:
             last, n_files = newest + 10**7, n_files - 1
 
