@@ -41,7 +41,7 @@ def main(path):
             **{task: f"{found[i].test.median:+z.4f}" for task, found in by_task.items()},
             "P(worse)": f"{test.p_worse:.2f}", "P(same)": f"{test.p_equivalent:.2f}",
             "P(better)": f"{test.p_better:.2f}", "word": f"**{test.verdict}**", "p (Holm)": f"{answer.p_holm:.2g}",
-            "helps / hurts / redundant / undecided": " / ".join(str(n) for n in words.values()),
+            " / ".join(words): " / ".join(str(n) for n in words.values()),
         })  # fmt: skip
     SurveyDisplay.from_survey(survey).figure_.savefig(DOCS / "questions.svg")
     text += ["## The questions\n", "![Differences on each table, question by question](questions.svg)\n"]

@@ -34,6 +34,7 @@ from sk_bnreg.cli.main import main
 from sk_bnreg.study.plan import StudyPlan
 from sk_bnreg.study.schemes import DEFAULT_SCHEMES, SCHEMES
 from sk_bnreg.study.survey import Survey, survey_schemes
+from sk_bnreg.study.tables import network_pipeline
 
 BUDGETS = (0.0, 0.1, 1.0, 10.0)
 RATES = (0.003, 0.01, 0.03)
@@ -53,6 +54,38 @@ def call(monkeypatch, capsys):
         return subprocess.CompletedProcess(sys.argv, stop.value.code, *capsys.readouterr())
 
     return call
+
+
+def small_pipeline(task):
+    """Return the pipeline of commands with the mean of two networks that take a moment."""
+    pipeline = network_pipeline(task)
+    pipeline[-1].set_params(hidden_layer_sizes=(8,), max_iter=5, numeric_embedding=None, n_ensemble=2)
+    return pipeline
+
+
+@pytest.fixture
+def small_networks(monkeypatch):
+    """Have commands of this process train networks that take a moment, the mean of two."""
+    for name in ("sk_bnreg.study.tables.network_pipeline", "sk_bnreg.study.survey.network_pipeline"):
+        monkeypatch.setattr(name, small_pipeline)
+    return small_pipeline
+
+
+@pytest.fixture(scope="module")
+def dask_client():
+    """Return the client of two Dask workers with two threads each, of which tests may kill one."""
+    from distributed import Client, LocalCluster
+
+    cluster = LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0")
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture
+def dask_workers(dask_client):
+    """Return the same client when both workers are there: one that was killed takes seconds to come back."""
+    dask_client.wait_for_workers(2)
+    return dask_client
 
 
 @pytest.fixture(scope="session")

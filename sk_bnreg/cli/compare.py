@@ -1,16 +1,15 @@
 """``sk-bnreg compare``: schemes on one table."""
 
 from contextlib import ExitStack
-from os import cpu_count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
-from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from sk_bnreg.cli.runner import Rope, Runner, Scoring, TableName, Target, TaskName
+from sk_bnreg.cli.answers import networks, tell_answers
+from sk_bnreg.cli.runner import Dask, Runner, Scores, TableName, Target, TaskName, listed
 
 if TYPE_CHECKING:
     from sk_bnreg.study.comparison import SchemeComparison
@@ -26,19 +25,31 @@ def compare(
     schemes: Annotated[
         str | None, typer.Option(help="Names of built-in schemes, with commas between, or all. [default: five]")
     ] = None,
-    scoring: Scoring = None,
-    rope: Rope = None,
-    folds: Annotated[int, typer.Option(min=2, help="Outer folds.")] = 5,
-    repeats: Annotated[
-        int | None, typer.Option(min=1, help="How often the folds are drawn. [default: 2, 1 with --quick]")
+    scoring: Scores = None,
+    rope: Annotated[
+        str | None,
+        typer.Option(help="Differences below it do not matter; or score=0.01,score=2. [default: 0.01, scores up to 1]"),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Networks per tuned scheme and fold.")] = 1,
+    folds: Annotated[int, typer.Option(min=2, help="Outer folds.")] = 5,
+    minutes: Annotated[
+        float | None, typer.Option(help="After which no more repeats of the folds begin. [default: 3]")
+    ] = None,
+    repeats: Annotated[
+        int | None,
+        typer.Option(min=1, help="How often the folds are drawn. [default: until it is decided; 1 with --quick]"),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Networks per tuned scheme and fold. [default: as many as it takes]")
+    ] = None,
     candidates: Annotated[
         int | None, typer.Option(min=1, help="Settings that each scheme tries. [default: 8, 4 with --quick]")
     ] = None,
     learning_rate: Annotated[str, typer.Option(help="tuned in every scheme, or fixed.")] = "tuned",
     seed: Annotated[int, typer.Option(help="Determines folds, candidates and networks.")] = 0,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Outer folds at a time. [default: one per core]")] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Outer folds at a time, in as many processes. One by itself fills the cores too.")
+    ] = 1,
+    dask: Dask = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.html, results.parquet and best_estimator.joblib.")
     ] = None,
@@ -49,91 +60,94 @@ def compare(
     """Compare regularisation schemes on a table, each tuned with the same effort."""
     from sk_bnreg.study.compare import compare_schemes
     from sk_bnreg.study.schemes import DEFAULT_SCHEMES, SCHEMES
-    from sk_bnreg.study.tables import network_pipeline
+    from sk_bnreg.study.tables import DEFAULT_SCORES, network_pipeline
 
     runner = Runner(out)
     weaker = " (--quick: fewer rows, folds and candidates, so a weaker verdict)" if quick else ""
     data = runner.read(table, target, task, max_rows=QUICK_ROWS if quick else None, seed=seed, note=weaker)
     runner.load_engine()
-    # a scheme's own name may hold blanks, so that only those around commas are dropped
-    names = {None: DEFAULT_SCHEMES, "all": tuple(SCHEMES)}.get(schemes) or [s.strip() for s in str(schemes).split(",")]
-    bar = Progress(
-        TextColumn("network fits"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), console=runner.console,
-    )  # fmt: skip
-    fits = bar.add_task("fits", total=None)
-
-    # the bar keeps the last line of a terminal, and starts when what stands above it has been said
-    def begin(plan: "StudyPlan") -> None:
-        runner.console.print(plan.summary())
-        bar.start()
-
-    with runner.stoppable(out), ExitStack() as at_end:
+    bar = _Bar(runner)
+    with runner.stoppable(out), runner.warnings_told(), runner.workers(dask, jobs), ExitStack() as at_end:
         at_end.callback(bar.stop)  # before anything else is printed
         comparison = compare_schemes(
             network_pipeline(data.task),
             data.X,
             data.y,
-            schemes=names,
+            schemes={None: DEFAULT_SCHEMES, "all": tuple(SCHEMES)}.get(schemes) or listed(str(schemes)),
             cv=folds,
             # options that --quick changes have no default of their own: a number that was given stays
-            n_repeats=repeats or (1 if quick else 2),
-            n_seeds=seeds,
-            scoring=scoring,
+            n_repeats=repeats or (1 if quick and minutes is None else "auto"),
+            minutes=3 if minutes is None else minutes,
+            n_seeds=seeds or "auto",
+            scoring=listed(scoring) if scoring else list(DEFAULT_SCORES[data.task]),
             n_candidates=candidates or (4 if quick else 8),
             inner_cv=2 if quick else 3,
             learning_rate=learning_rate,
-            rope=rope,
+            rope=_ropes(rope),
             random_state=seed,
-            # folds are independent of each other, so they fill the cores better than the threads of one fit
-            n_jobs=jobs or cpu_count(),
+            n_jobs=None if dask else jobs,
             out=out,
-            on_plan=begin,
-            on_progress=lambda done, total: bar.update(fits, completed=done, total=total),
+            on_plan=bar.begin,
+            on_progress=bar.show,
+            on_look=bar.look,
         )
     _tell(runner, comparison)
 
 
+class _Bar:
+    """A progress bar, which keeps the last line of a terminal.
+
+    Parameters
+    ----------
+    runner : Runner
+    """
+
+    def __init__(self, runner: Runner):
+        self.runner = runner
+        self.bar = Progress(
+            TextColumn("fits"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+            TimeRemainingColumn(compact=True), TextColumn("{task.fields[looks]}"), console=runner.console,
+        )  # fmt: skip
+        self.fits = self.bar.add_task("fits", total=None, looks="")
+        self.stop = self.bar.stop
+
+    def begin(self, plan: "StudyPlan") -> None:
+        """Start when what stands above the bar has been said."""
+        self.runner.say(plan.summary())
+        self.bar.start()
+
+    def show(self, done: int, total: int) -> None:
+        """Show how many networks have been fitted."""
+        self.bar.update(self.fits, completed=done, total=total)
+
+    def look(self, n_repeats: int, n_settled: int, n_questions: int) -> None:
+        """Show what the last look found."""
+        self.bar.update(self.fits, looks=f"repeat {n_repeats}: {n_settled} of {n_questions} settled")
+
+
+def _ropes(text: str | None) -> float | dict[str, float] | None:
+    """Return the rope of all scores, or of each."""
+    try:
+        if text is None or "=" not in text:
+            return None if text is None else float(text)
+        pairs = [pair.partition("=") for pair in listed(text)]
+        return {name.strip(): float(value) for name, _, value in pairs}
+    except ValueError:
+        raise ValueError(f"--rope must be a number, or score=0.01 with commas between, got {text!r}.") from None
+
+
 def _tell(runner: Runner, comparison: "SchemeComparison") -> None:
     """Print what was found, and write the report where there is a folder for it."""
-    say, out = runner.console.print, runner.out
-    say(_as_rich_table(comparison))
-    say(comparison.sentence())
-    # the interaction needs all four corners of batch norm x L2
-    if comparison.has_interaction:
-        both = comparison.interaction()
-        say(f"Interaction (bn+l2 - bn) - (l2 - plain): {both.mean:+.4f}, interval {both.low:+.4f} to {both.high:+.4f}.")
+    say, out = runner.say, runner.out
+    tell_answers(runner, comparison)
+    assert comparison.course is not None
+    say(f"\n{comparison.course.summary()}")
+    if not np.isnan(share := comparison.seed_share()):
+        say(f"Seeds have at most {100 * share:.0f} % of the variance of an answer's mean difference.")
     say(f"{comparison.n_fits:,} network fits stand behind these scores.")
     if out:
         runner.report(comparison)
         say(
-            f"\nSaved {out}/report.html, {out}/results.parquet and {out}/best_estimator.joblib "
-            f"({comparison.best_scheme})."
+            f"\nSaved {out}/report.html, {out}/results.parquet and {out}/best_estimator.joblib: "
+            f"{comparison.best_scheme}, {networks(comparison.n_networks)}."
         )
-
-
-def _as_rich_table(comparison: "SchemeComparison") -> Table:
-    """Return a row per scheme, narrow enough for 80 columns, the best in bold."""
-    grid = Table(
-        box=box.SIMPLE,
-        pad_edge=False,
-        collapse_padding=True,
-        caption="interval: 95 %, corrected, of the difference to the best\n"
-        "lr, D: learning rate and decay budget, medians",
-    )
-    grid.add_column("scheme", no_wrap=True)
-    for name in (comparison.metric, "difference", "interval", "lr", "D"):
-        grid.add_column(name, justify="right", no_wrap=True)
-    for scheme, row in comparison.table().iterrows():
-        best = scheme == comparison.best_scheme
-        budget = "" if row["budget"] != row["budget"] else f"{row['budget']:.2g}"  # nan: Adam with l2_mode="loss"
-        grid.add_row(
-            str(scheme),
-            f"{row['score']:.4f}",
-            "best" if best else f"{row['difference']:+.4f}",
-            "" if best else f"{row['low']:+.4f} to {row['high']:+.4f}",
-            f"{row['learning_rate_init']:.2g}",
-            budget,
-            style="bold" if best else None,
-        )
-    return grid

@@ -5,6 +5,7 @@ from rich.console import Console
 
 from sk_bnreg.cli.compare import compare
 from sk_bnreg.cli.reproduce import reproduce
+from sk_bnreg.cli.rescore import rescore
 from sk_bnreg.cli.survey import survey
 from sk_bnreg.cli.tune import tune
 
@@ -17,7 +18,7 @@ def describe() -> None:
     """Batch norm, L2, or both? Neural networks for tables, compared honestly."""
 
 
-for command in (compare, tune, survey, reproduce):
+for command in (compare, rescore, tune, survey, reproduce):
     app.command()(command)
 
 
@@ -32,6 +33,7 @@ def main() -> None:
     # anything else is a bug of ours, and needs its traceback
     except (ValueError, OSError, ModuleNotFoundError) as error:
         # the estimators need none of the extras, so only a command can find one missing
-        remedy = ". pip install 'sk_bnreg[study,optuna]'" if isinstance(error, ModuleNotFoundError) else ""
+        extras = "dask" if getattr(error, "name", "") in ("dask", "distributed") else "study,optuna"
+        remedy = f". pip install 'sk_bnreg[{extras}]'" if isinstance(error, ModuleNotFoundError) else ""
         Console(stderr=True, style="red", markup=False, highlight=False).print(f"{error}{remedy}")
         raise SystemExit(2) from None

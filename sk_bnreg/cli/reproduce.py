@@ -19,7 +19,7 @@ def reproduce(
     """Run published results on batch norm and L2 afresh, on this package's engine: measured beside predicted."""
     from sk_bnreg.theory.reproduce import reproduce as run
 
-    runner = Runner()
+    runner = Runner(n_threads=1)  # the figures are of networks so small that threads wait for each other
     say = runner.console.print
     runner.load_engine()
     findings: list[Finding] = []

@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,16 @@ TableName = Annotated[str, typer.Argument(help="A .csv or .parquet file, or brea
 Target = Annotated[str | None, typer.Option(help="Column to predict. [default: 'target', else the last]")]
 TaskName = Annotated[str | None, typer.Option(help="classification or regression. [default: from the target]")]
 Scoring = Annotated[str | None, typer.Option(help="A scikit-learn score. [default: accuracy or r2]")]
+Scores = Annotated[
+    str | None,
+    typer.Option(
+        help="scikit-learn scores, with commas between; the first decides how long to go on. "
+        "[default: accuracy,d2_log_loss_score or r2]"
+    ),
+]
+Dask = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Of a Dask scheduler, whose workers train the networks.")
+]
 Rope = Annotated[
     float | None, typer.Option(help="Differences below it do not matter. [default: 0.01 for scores up to 1]")
 ]
@@ -32,6 +43,8 @@ class Runner:
     ----------
     out : path or None
         Folder of the results.
+    n_threads : int or None
+        Of torch, and so of the engine; None is one per core.
 
     Attributes
     ----------
@@ -40,14 +53,29 @@ class Runner:
         What `read` read.
     """
 
-    def __init__(self, out: Path | None = None):
-        import torch
+    def __init__(self, out: Path | None = None, n_threads: int | None = None):
+        if n_threads is not None:
+            import torch
 
-        # cores go to folds, tables and trials: threads of one small network wait for each other, for long on a busy
-        # machine
-        torch.set_num_threads(1)
+            torch.set_num_threads(n_threads)
         self.console = Console(markup=False, highlight=False)
         self.out = out
+
+    def say(self, text: str, indent: int = 0) -> None:
+        """Print a text, whose lines are wrapped to the width of the terminal.
+
+        Parameters
+        ----------
+        text : str
+        indent : int
+            Blanks before each line.
+        """
+        before = " " * indent
+        for line in text.split("\n"):
+            wrapped = textwrap.fill(
+                line, self.console.width, initial_indent=before, subsequent_indent=before, break_on_hyphens=False
+            )
+            self.console.print(wrapped, soft_wrap=True)
 
     def read(
         self,
@@ -128,6 +156,57 @@ class Runner:
             )
             raise typer.Exit(130) from None  # what a shell gives for SIGINT
 
+    @contextmanager
+    def warnings_told(self) -> Iterator[None]:
+        """Tell what is warned of within when it is over, each message once: not over a progress bar."""
+        from sk_bnreg.study.warned import recorded
+
+        warned: list[tuple[str, type[Warning]]] = []
+        try:
+            with recorded() as warned:
+                yield
+        finally:
+            once = dict.fromkeys(message for message, _ in warned)
+            for message in once:
+                # one that is told with a count needs not be told without
+                if not any(other != message and other.startswith(message) for other in once):
+                    Console(stderr=True, markup=False, highlight=False).print(f"Warning: {message}")
+
+    @contextmanager
+    def workers(self, address: str | None, jobs: int | None) -> Iterator[None]:
+        """Have Dask workers do what joblib spreads.
+
+        Parameters
+        ----------
+        address : str or None
+            Of their scheduler; None leaves joblib as it is.
+        jobs : int or None
+            Processes here that were asked for.
+
+        Raises
+        ------
+        ValueError
+            If there are both.
+        """
+        if address is None:
+            yield
+            return
+        if (jobs or 1) > 1:
+            raise ValueError(f"--jobs is of this machine alone, and must not be given beside --dask, got {jobs}.")
+        import dask
+        from distributed import Client
+        from joblib import parallel_config
+
+        # a table of megabytes is sent once, and meant to be
+        with (
+            dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"}),
+            Client(address) as client,
+            parallel_config("dask"),
+        ):
+            cores = client.ncores()
+            self.say(f"Dask at {address}: {len(cores)} workers with {sum(cores.values())} threads")
+            yield
+
     def report(self, comparison: "SchemeComparison") -> None:
         """Write a comparison on the table as a page into the folder of the results.
 
@@ -145,6 +224,11 @@ class Runner:
             command=command_line(),
             model=str(self.out / "best_estimator.joblib"),
         )
+
+
+def listed(text: str) -> list[str]:
+    """Return what stands between commas; a name may hold blanks, so that only those around commas are dropped."""
+    return [part.strip() for part in text.split(",")]
 
 
 def command_line() -> str:

@@ -41,7 +41,7 @@ def tune(
 
     from sk_bnreg.search.space import search_space
     from sk_bnreg.search.tuning import StackedOptunaSearchCV
-    from sk_bnreg.study.comparison import default_rope
+    from sk_bnreg.study.held_out import default_rope
     from sk_bnreg.study.tables import network_pipeline
 
     made_pruner = _pruner(pruner)
@@ -49,14 +49,16 @@ def tune(
     rope = default_rope(scoring) if rope is None else rope
     # a line per trial says less than the progress bar
     logging.set_verbosity(logging.WARNING)
-    runner = Runner(out)
+    # threads of few small networks wait for each other, for long on a busy machine: cores go to workers
+    runner = Runner(out, n_threads=1)
     data = runner.read(table, target, task)
     runner.load_engine()
     if out:
         out.mkdir(parents=True, exist_ok=True)
         storage = storage or str(out / "study.journal")
     pipeline = network_pipeline(data.task)
-    pipeline[-1].set_params(random_state=seed)
+    # trials compare single networks, of which the mean of several would take as many times as long
+    pipeline[-1].set_params(n_ensemble=1, random_state=seed)
     # every worker of a study must draw the same folds: from the seed alone, whichever machine it is on
     splitter = StratifiedKFold if data.task == "classification" else KFold
     search = StackedOptunaSearchCV(
@@ -105,7 +107,8 @@ def _tell(runner: Runner, search: Any, rope: float) -> None:
     """Print what was found; save the best model, and a report if there are schemes to compare."""
     import joblib
 
-    from sk_bnreg.study.comparison import SchemeComparison, metric_name
+    from sk_bnreg.study.comparison import SchemeComparison
+    from sk_bnreg.study.held_out import metric_name
     from sk_bnreg.study.schemes import scheme_name
     from sk_bnreg.theory.diagnosis import diagnose
 

@@ -1,10 +1,12 @@
 """Threads that do the jobs of an epoch, outside the GIL."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
+from threading import local
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 CACHE_LINE = 64  # bytes
+_left = local()  # to workers, by the thread that `threads_left_to_workers` runs in
 
 if hasattr(os, "register_at_fork"):  # torch's own threads are not there after a fork, and it would wait for them
     os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
@@ -79,6 +82,22 @@ class Room:
         return self._bytes[name][start : start + n_bytes].view(dtype)
 
 
+@contextmanager
+def threads_left_to_workers() -> Iterator[None]:
+    """Let torch's own operations take one thread within, and workers as many as torch had.
+
+    Around the training of small networks torch has thousands of operations of microseconds each. On a machine whose
+    cores others use too, every one that is divided waits for its slower half: for milliseconds, with its core busy.
+    """
+    _left.n_threads = n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+        del _left.n_threads
+
+
 class Workers:
     """A context with as many threads as torch may use; they change nothing outside themselves.
 
@@ -86,7 +105,7 @@ class Workers:
     """
 
     def __enter__(self) -> "Workers":
-        self.n_threads = torch.get_num_threads()
+        self.n_threads = getattr(_left, "n_threads", None) or torch.get_num_threads()
         self.rooms = [Room() for _ in range(self.n_threads)]
         self.stop = np.zeros(1, np.int64)
         # numbers below 1e-38 are 0 in these threads: arithmetic with them is a hundred times slower

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from numbers import Number
@@ -16,7 +17,9 @@ from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
 
 from sk_bnreg.borrowed import check_method_params, fit_and_score, has_callbacks, safe_indexing, score
+from sk_bnreg.engine.compiled import has_compiled_form, has_kernel
 from sk_bnreg.engine.tasks import DIVERGED, Task, train_tasks
+from sk_bnreg.engine.workers import threads_left_to_workers
 from sk_bnreg.estimators.base import BaseBNMLP
 from sk_bnreg.estimators.pipelines import Front, network_in, rows_at_network
 from sk_bnreg.estimators.preparation import Tables, adopt, make_task
@@ -164,8 +167,8 @@ def evaluate(
                     on_results(results)
             break
         except Exception:
-            # jobs return their own errors: what is raised here is the death of a worker
-            if trial == ATTEMPTS:
+            # jobs return their own errors: what is raised here is the death of a worker, where there are any
+            if here or trial == ATTEMPTS:
                 raise
     if failure is not None:
         raise failure
@@ -345,12 +348,21 @@ def _fit_and_score_alone(entry: _Entry, folds: Folds, scoring: Scoring) -> dict[
     """Fit and score an estimator by itself, as scikit-learn does."""
     train, test = folds.splits[entry.place[1]]
     result = fit_and_score(
-        clone(entry.estimator), folds.X, folds.y, scorer=scoring.scorer, train=train, test=test, verbose=0,
-        parameters=None, fit_params=folds.fit_params, score_params=folds.score_params,
-        return_train_score=scoring.return_train_score, return_times=True, return_estimator=scoring.return_estimator,
+        clone(entry.estimator), folds.X, folds.y, scorer=scoring.scorer or _no_score, train=train, test=test,
+        verbose=0, parameters=None, fit_params=folds.fit_params, score_params=folds.score_params,
+        return_train_score=scoring.return_train_score, return_times=True, return_estimator=True,
         error_score=scoring.error_score, caller=scoring.caller, callback_ctx=entry.context,
     )  # fmt: skip
+    estimator = result.pop("estimator")
+    if scoring.predict is not None and not result["fit_error"]:
+        result["outputs"] = scoring.predict(estimator, folds.scored(test)[0])
+    if scoring.return_estimator:
+        result["estimator"] = estimator
     return {entry.place: result | {"n_iter": 0}}
+
+
+def _no_score(*_: Any, **__: Any) -> float:
+    return 0.0
 
 
 def _fit_and_score_together(
@@ -370,6 +382,14 @@ def _fit_and_score_together(
     -------
     dict of (candidate, split) to dict
     """
+    compiled = all(net.device == "cpu" and has_compiled_form(net.solver, net.batch_norm) for _, net, *_ in fits)
+    with threads_left_to_workers() if compiled and has_kernel() else nullcontext():
+        return _in_threads(fits, scoring, on_epoch_end, fronts)
+
+
+def _in_threads(
+    fits: Sequence[tuple[Place, Any, int, Any]], scoring: Scoring, on_epoch_end: Any, fronts: Sequence[_FittedFront]
+) -> dict[Place, Result]:
     start = time.perf_counter()
     monitors: dict[int, Any] = {}
     for f, fitted in enumerate(fronts):

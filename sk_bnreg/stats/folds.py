@@ -123,6 +123,11 @@ class Contrast(Judgement):
         return _scale(self.sd, self.n_folds, self.test_ratio)
 
     @property
+    def figures(self) -> str:
+        """The mean with its interval, in brackets."""
+        return f"({self.mean:+z.4f}, 95 % interval {self.low:+z.4f} to {self.high:+z.4f})"
+
+    @property
     def hint(self) -> str:
         """What a one-sided verdict leaves out: ", and probably helps by a little" if P(difference > 0) > 0.95."""
         probably = {"harmless": ("helps", self.mean > 0), "dispensable": ("hurts", self.mean < 0)}

@@ -15,12 +15,13 @@ from sklearn.base import is_classifier
 from sk_bnreg.estimators.pipelines import fit_parameter, network_in
 from sk_bnreg.search.evaluation import Folds
 from sk_bnreg.search.grid import StackedGridSearchCV
-from sk_bnreg.study.comparison import SchemeComparison, default_rope, metric_name
-from sk_bnreg.study.held_out import HeldOut
+from sk_bnreg.study.comparison import SchemeComparison
+from sk_bnreg.study.held_out import HeldOut, default_rope, metric_name
 from sk_bnreg.study.nested import NestedStudy
 from sk_bnreg.study.plan import StudyPlan
 from sk_bnreg.study.run import OuterFolds, StudyRun
 from sk_bnreg.study.schemes import DEFAULT_SCHEMES, checked_schemes
+from sk_bnreg.study.spread import Spread
 from sk_bnreg.study.store import Store
 from sk_bnreg.theory.diagnosis import diagnose
 
@@ -114,9 +115,9 @@ def compare_schemes(
         "fixed" keeps the estimator's own in every scheme. With batch norm, L2 on the hidden
         weights raises their effective learning rate, so at a fixed rate it may help or hurt
         by that alone; tuned, each scheme has the rate that suits it.
-    error_score : "raise" or float, default=nan
-        Inner score of a candidate whose fit fails, by diverging for instance. A scheme of which all candidates, or
-        the chosen one, fail is an error.
+    error_score : "raise" or nan, default=nan
+        nan leaves out a candidate whose fit fails, by diverging for instance. A scheme of which all candidates, or the
+        chosen one, fail is an error.
     rope : float or dict of str to float, default=None
         Differences smaller than this do not matter, by score where there are several. None is 0.01 for scores whose
         best value is 1; any other score asks for it.
@@ -153,8 +154,8 @@ def compare_schemes(
     >>> from sklearn.preprocessing import StandardScaler
     >>> from sk_bnreg import BNMLPClassifier, compare_schemes
     >>> X, y = load_breast_cancer(return_X_y=True)
-    >>> net = make_pipeline(StandardScaler(), BNMLPClassifier((16,), max_iter=10))
-    >>> study = compare_schemes(net, X, y, cv=2, n_candidates=2, inner_cv=2, random_state=0, on_plan=None)
+    >>> net = make_pipeline(StandardScaler(), BNMLPClassifier((16,), max_iter=10, n_ensemble=1))
+    >>> study = compare_schemes(net, X, y, cv=2, n_repeats=1, n_candidates=2, inner_cv=2, random_state=0, on_plan=None)
     >>> list(study.table().index)
     ['plain', 'l2', 'bn', 'bn+l2', 'bn+l2+gamma+beta']
     """
@@ -163,6 +164,8 @@ def compare_schemes(
     _check_counts(len(schemes), n_candidates, inner_cv, n_repeats, n_seeds, budgets, minutes)
     store = Store(out, random_state)
     y = y if hasattr(y, "iloc") else np.asarray(y)
+    if is_classifier(estimator) and np.ndim(y) == 2 and np.shape(y)[1] == 1:
+        y = np.asarray(y)[:, 0]  # one column is classes, several are labels
     weight = None if sample_weight is None else np.asarray(sample_weight)
     scorings = _listed(scoring)
     labelled = is_classifier(estimator) and np.ndim(y) == 1
@@ -179,19 +182,19 @@ def compare_schemes(
         inner_cv=inner_cv,
         seed=store.seed,
     )
-    if n_seeds != "auto" and int(n_seeds) < study.n_networks:
-        raise ValueError(f"n_seeds must be at least the estimator's n_ensemble, {study.n_networks}, got {n_seeds}.")
     held_out = HeldOut(X, y, study.classes, is_classifier(estimator), list(schemes), study.data.score_params)
+    scorers = {name: held_out.checked_scorer(scoring) for name, scoring in zip(ropes, scorings, strict=True)}
     outer = OuterFolds(study, cv)
+    _check_study(study, outer, n_seeds)
     store.open(_fingerprint(study, outer, params), held_out)
     run = StudyRun(
         study=study,
         outer=outer,
         store=store,
-        scorers={name: held_out.scorer(scoring) for name, scoring in zip(ropes, scorings, strict=True)},
+        scorers=scorers,
         plan=_plan(study, outer, n_repeats if outer.can_repeat else 1, n_seeds, minutes, learning_rate, ropes, store),
-        n_jobs=n_jobs,
-        started=started - store.elapsed,
+        spread=Spread(study, n_jobs),
+        started=started - store.elapsed(),
         on_progress=on_progress or (lambda done, total: None),
     )
     if on_plan is not None:
@@ -199,7 +202,7 @@ def compare_schemes(
         on_plan(run.plan)
     found = run.until_decided(on_look)
     store.finish(found)
-    best = store.best_estimator(found.best_scheme, lambda: study.best_estimator(found.best_scheme, run.count))
+    best = run.best_estimator(found.best_scheme)
     run.on_progress(run.done, run.done)
     return replace(found, best_estimator_=best, diagnosis=diagnose(best, X))
 
@@ -216,6 +219,9 @@ def _checked(
         raise ValueError(f"learning_rate must be 'tuned' or 'fixed', got {learning_rate!r}.")
     if learning_rate == "fixed":
         found = {name: {"learning_rate_init": network.learning_rate_init, **own} for name, own in found.items()}
+    names = [metric_name(estimator, score) for score in _listed(scoring)]
+    if isinstance(rope, Mapping) and not rope.keys() <= set(names):
+        raise ValueError(f"rope must have names of the scores {names} as keys, got {list(rope)}.")
     ropes: dict[str, float] = {}
     for score in _listed(scoring):
         name = metric_name(estimator, score)
@@ -254,6 +260,17 @@ def _check_counts(
         raise ValueError(f"minutes must be greater than 0, got {minutes!r}.")
     if not all(0 <= budget < np.inf for budget in budgets):
         raise ValueError(f"budgets must be finite and not negative, got {budgets}.")
+
+
+def _check_study(study: NestedStudy, outer: OuterFolds, n_seeds: Any) -> None:
+    if n_seeds != "auto" and int(n_seeds) < study.n_networks:
+        raise ValueError(f"n_seeds must be at least the estimator's n_ensemble, {study.n_networks}, got {n_seeds!r}.")
+    # a number would be the best of scores that are negative
+    if study.error_score != "raise" and not np.isnan(study.error_score):
+        raise ValueError(f"error_score must be 'raise' or nan, got {study.error_score!r}.")
+    # the spread of differences over folds is what everything is judged by
+    if len(outer.repeat(0)) < 2:
+        raise ValueError(f"cv must give at least 2 outer folds, got {len(outer.repeat(0))}.")
 
 
 def _data(estimator: Any, X: Any, y: Any, scoring: Any, weight: Any, params: Mapping[str, Any]) -> Folds:
@@ -309,9 +326,11 @@ def _fingerprint(study: NestedStudy, outer: OuterFolds, params: Any) -> str:
     X = study.data.X
     # pandas hashes words and dates by their values; joblib would pickle them, in a way that changes with versions
     content = np.asarray(pd.util.hash_pandas_object(X)) if isinstance(X, pd.DataFrame) else np.asarray(X)
+    columns = list(map(str, X.columns)) if isinstance(X, pd.DataFrame) else None
+    # predictions are stored in the order of the schemes; what scorers are given, tuning's score is given too
     settings = (
-        study.schemes, list(study.schemes), study.n_candidates, study.budgets, study.inner_cv, study.seed, params,
-        study.error_score,
+        list(study.schemes.items()), study.n_candidates, study.budgets, study.inner_cv, study.seed, params,
+        study.error_score, columns, sorted(study.data.score_params),
     )  # fmt: skip
     return joblib.hash(
         (content, np.asarray(study.data.y), study.groups, study.weight, study.estimator, settings, outer.repeat(0))

@@ -8,49 +8,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import is_classifier
-from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import BaseShuffleSplit, check_cv
 
 from sk_bnreg.estimators.pipelines import network_in
 from sk_bnreg.search.evaluation import candidate_of
 from sk_bnreg.stats.folds import Contrast, contrast, holm
 from sk_bnreg.stats.looks import MOST_REPEATS, outlook, seed_deviation
-from sk_bnreg.study.held_out import HeldOut, scored
+from sk_bnreg.study.held_out import HeldOut, default_rope, metric_name, scored
 from sk_bnreg.study.plan import Course, StudyPlan
 from sk_bnreg.study.schemes import QUESTIONS, Question
 from sk_bnreg.study.tried import best_of_schemes, candidates_of_study
-
-# beginnings of the names of scores whose best value is 1, for which a difference of 0.01 is the default rope
-BOUNDED_SCORES = (
-    "accuracy",
-    "average_precision",
-    "balanced_accuracy",
-    "d2_",
-    "explained_variance",
-    "f1",
-    "jaccard",
-    "matthews",
-    "precision",
-    "r2",
-    "recall",
-    "roc_auc",
-    "top_k_accuracy",
-)
-
-
-def default_rope(scoring: Any) -> float:
-    """Return the largest difference that does not matter, for scores bounded by 1; others must be asked for it."""
-    if isinstance(scoring, str) and scoring not in get_scorer_names():
-        raise ValueError(f"scoring must be a score in sklearn.metrics.get_scorer_names(), got {scoring!r}.")
-    if scoring is None or (isinstance(scoring, str) and scoring.startswith(BOUNDED_SCORES)):
-        return 0.01
-    raise ValueError(f"rope must be given for scoring={scoring!r}: the largest difference that does not matter to you.")
-
-
-def metric_name(estimator: Any, scoring: Any) -> str:
-    """Return the name of the score that `scoring` means for an estimator."""
-    return ("accuracy" if is_classifier(estimator) else "r2") if scoring is None else str(scoring)
 
 
 @dataclass(frozen=True)
@@ -76,8 +43,7 @@ class Answer:
     def summary(self) -> str:
         """Return the answer as a clause with its figures."""
         c, (subject, given, *_) = self.contrast, self.question
-        figures = f"({c.mean:+.4f}, 95 % interval {c.low:+.4f} to {c.high:+.4f})"
-        return f"{subject} {c.verb} given {given}{c.hint} {figures}"
+        return f"{subject} {c.verb} given {given}{c.hint} {c.figures}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +69,7 @@ class SchemeComparison:
     n_networks : int
         Networks of which each score is of the mean prediction.
     ropes : dict of str to float
-        Of each metric in `frame`.
+        Of each metric in `frame`, and of others that were asked for.
     held_out : HeldOut or None
         What the networks predicted, for `rescore`.
     course : Course or None
@@ -136,6 +102,10 @@ class SchemeComparison:
     caveat: str = ""
     study: Any = None
     diagnosis: Any = None
+
+    def __post_init__(self) -> None:
+        if not self.rope > 0:
+            raise ValueError(f"rope must be greater than 0, got {self.rope}.")
 
     @classmethod
     def from_cv_results(
@@ -266,9 +236,10 @@ class SchemeComparison:
     @property
     def n_fits(self) -> int:
         """Networks trained for the scores (0 where that is not known)."""
+        if "elapsed" not in self.frame:
+            return 0
         # a fold that got more seeds has rows of each time
-        once = self.frame.drop_duplicates(["repeat", "fold", "elapsed"]) if "n_fits" in self.frame else None
-        return 0 if once is None else int(once["n_fits"].sum())
+        return int(self.frame.drop_duplicates(["repeat", "fold", "elapsed"])["n_fits"].sum())
 
     @property
     def best_scheme(self) -> str:
@@ -300,14 +271,16 @@ class SchemeComparison:
         medians = self._rows().groupby("scheme")[tuned].median()
         return rows.join(medians).loc[list(self.schemes)].rename_axis("scheme")
 
-    def verdicts(self) -> list[Answer]:
-        """Return an answer to each question whose schemes were compared; else the best scheme against each other."""
+    def questions(self) -> list[Question]:
+        """Return the questions whose schemes were compared; else the best scheme against each other."""
         asked = [question for question in QUESTIONS if {question.scheme, question.against} <= set(self.schemes)]
         best = self.best_scheme
         # schemes of a user's own answer no question that was asked beforehand
-        asked = asked or [
-            Question(f"scheme {best!r}", f"{name!r}", best, name) for name in self.schemes if name != best
-        ]
+        return asked or [Question(f"scheme {best!r}", f"{name!r}", best, name) for name in self.schemes if name != best]
+
+    def verdicts(self) -> list[Answer]:
+        """Return an answer to each of the questions."""
+        asked = self.questions()
         contrasts = [self.contrast(question.scheme, question.against) for question in asked]
         p_holm = holm([c.p_value for c in contrasts])
         outlooks = [self._outlook(c, q) for c, q in zip(contrasts, asked, strict=True)]
@@ -395,16 +368,18 @@ class SchemeComparison:
         >>> study.rescore("roc_auc").metric
         'roc_auc'
         """
-        metric = metric_name(None, scoring)
+        if scoring is None and self.held_out is not None:
+            scoring = "accuracy" if self.held_out.classifier else "r2"
+        metric = str(scoring)
         rope = self.ropes.get(metric) if rope is None else rope
         rope = default_rope(scoring) if rope is None else rope
-        if metric in self.metrics:
+        if metric in self.metrics and isinstance(scoring, str):  # two functions may have one name
             return replace(self, metric=metric, rope=rope)
         if self.held_out is None:
             raise ValueError(f"The predictions are not there to score by {metric!r}: compare_schemes keeps them.")
         networks = self.frame[(self.frame["metric"] == self.metric) & (self.frame["n_networks"] == 1)]
         frame = scored(networks, self.held_out, {metric: self.held_out.scorer(scoring)}, self.n_networks)
-        return replace(self, frame=frame, metric=metric, rope=rope, ropes={metric: rope})
+        return replace(self, frame=frame, metric=metric, rope=rope, ropes={**self.ropes, metric: rope})
 
     @classmethod
     def load(cls, folder: str | Path) -> "SchemeComparison":
@@ -452,9 +427,10 @@ class SchemeComparison:
     def seed_share(self) -> float:
         """Return the greatest share of seeds in the variance of an answer's mean difference; nan with one seed."""
         shares = []
-        for answer in self.verdicts():
-            of_seeds = self.seed_deviation(answer.question.scheme, answer.question.against)
-            shares.append(of_seeds**2 / answer.contrast.sd**2 if answer.contrast.sd else np.nan)
+        for question in self.questions():
+            schemes = question.scheme, question.against
+            sd = self.contrast(*schemes).sd
+            shares.append(self.seed_deviation(*schemes) ** 2 / sd**2 if sd else np.nan)
         return float(np.nanmin([1, np.nanmax(shares)])) if not np.isnan(shares).all() else float("nan")
 
     def differences(self, scheme: str, against: str) -> pd.Series:

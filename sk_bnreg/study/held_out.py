@@ -13,12 +13,15 @@ from sklearn.metrics import (
     check_scoring,
     d2_brier_score,
     d2_log_loss_score,
+    get_scorer_names,
     log_loss,
     make_scorer,
     r2_score,
 )
 
 from sk_bnreg.borrowed import check_method_params, num_samples, safe_indexing
+from sk_bnreg.search.evaluation import attempt
+from sk_bnreg.study.warned import recorded
 
 Place = tuple[int, int]  # an outer fold: its repeat, its number
 WEIGHTS = "score "  # begins the names of columns in target.parquet that scorers are given
@@ -28,6 +31,36 @@ PROPER = {
     "neg_brier_score": (brier_score_loss, False),
     "neg_log_loss": (log_loss, False),
 }  # scores that must be told of the classes that a fold may lack, and whether greater is better
+# beginnings of the names of scores whose best value is 1, for which a difference of 0.01 is the default rope
+BOUNDED_SCORES = (
+    "accuracy",
+    "average_precision",
+    "balanced_accuracy",
+    "d2_",
+    "explained_variance",
+    "f1",
+    "jaccard",
+    "matthews",
+    "precision",
+    "r2",
+    "recall",
+    "roc_auc",
+    "top_k_accuracy",
+)
+
+
+def default_rope(scoring: Any) -> float:
+    """Return the largest difference that does not matter, for scores bounded by 1; others must be asked for it."""
+    if isinstance(scoring, str) and scoring not in get_scorer_names():
+        raise ValueError(f"scoring must be a score in sklearn.metrics.get_scorer_names(), got {scoring!r}.")
+    if scoring is None or (isinstance(scoring, str) and scoring.startswith(BOUNDED_SCORES)):
+        return 0.01
+    raise ValueError(f"rope must be given for scoring={scoring!r}: the largest difference that does not matter to you.")
+
+
+def metric_name(estimator: Any, scoring: Any) -> str:
+    """Return the name of the score that `scoring` means for an estimator."""
+    return ("accuracy" if is_classifier(estimator) else "r2") if scoring is None else str(scoring)
 
 
 def outputs_of(estimator: Any, X: Any, classes: np.ndarray | None) -> np.ndarray:
@@ -128,6 +161,19 @@ class HeldOut:
             )
         return check_scoring(self._predicted(np.zeros((1, 1))), scoring)
 
+    def checked_scorer(self, scoring: Any) -> Any:
+        """Return the scorer that `scoring` means, if it can score the truth itself: a fold tells that late."""
+        scorer = self.scorer(scoring)
+        truth = np.asarray(self.y)
+        if self.classes is not None:
+            truth = (truth[:, None] == self.classes).astype(float)
+        predicted = self._predicted(truth.reshape(len(truth), -1))
+        with recorded():  # folds will warn of the same
+            _, failure = attempt(scorer, predicted, self.X, self.y, **self.score_params)
+        if failure is not None:
+            raise ValueError(f"The score {scoring!r} is not defined for this target: {failure.raised}")
+        return scorer
+
     def scores(self, place: Place, scorer: Any, n_networks: int, n_seeds: int) -> Iterator[tuple[str, int, float]]:
         """Score the predictions of one outer fold.
 
@@ -147,17 +193,12 @@ class HeldOut:
         """
         rows, outputs = self.folds[place]
         y = safe_indexing(self.y, rows)
-        X = rows if self.X is None else safe_indexing(self.X, rows)
+        X = None if self.X is None else safe_indexing(self.X, rows)
         params = check_method_params(np.empty(len(self.y)), self.score_params, rows)
         for name, of_scheme in zip(self.schemes, outputs, strict=True):
             for seed in range(0, n_seeds - n_networks + 1, n_networks):
                 mean = of_scheme[seed : seed + n_networks].astype(float).mean(axis=0)
-                score = float(scorer(self._predicted(mean), X, y, **params))
-                if np.isnan(score):
-                    raise ValueError(
-                        f"The score is not defined on {len(rows)} rows of a fold: take fewer folds or another score."
-                    )
-                yield name, seed, score
+                yield name, seed, float(scorer(self._predicted(mean), X, y, **params))
 
     def save_target(self, folder: Path) -> None:
         """Write what scores need beside the predictions: the target, and weights of rows."""
@@ -233,6 +274,11 @@ def scored(networks: pd.DataFrame, held_out: HeldOut, scorers: Mapping[str, Any]
             for place, rows in of_place.items():
                 n_seeds = 1 + rows.index.get_level_values("seed").max()
                 scores = {(name, seed): score for name, seed, score in held_out.scores(place, scorer, size, n_seeds)}
+                if np.isnan(list(scores.values())).any():
+                    raise ValueError(
+                        f"The score {metric} is not defined on {len(held_out.folds[place].rows)} rows of a fold: take "
+                        "fewer folds or another score."
+                    )
                 found.append(rows.loc[list(scores)].assign(metric=metric, n_networks=size, score=list(scores.values())))
     return pd.concat(found).reset_index()
 

@@ -1,6 +1,5 @@
 """NestedStudy: schemes tuned on inner folds, whose networks then predict the outer ones."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from sk_bnreg.estimators.pipelines import network_in
 from sk_bnreg.search.evaluation import Folds, Result, Scoring, evaluate
 from sk_bnreg.study.candidates import Candidates, Setting
 from sk_bnreg.study.held_out import Place, outputs_of, proper_score
+from sk_bnreg.study.warned import recorded
 from sk_bnreg.theory.rotation import NormRecorder
 
 N_CALIBRATED = 8  # networks of which the plan's time is told
@@ -38,14 +38,14 @@ class FoldResult(NamedTuple):
         A row per scheme and candidate, as in `SchemeComparison.tuning`; none where the schemes had been tuned before.
     outputs : ndarray of shape (n_schemes, n_seeds, n_test, n_columns)
         Predictions for the test rows.
-    warned : list of str
-        What transformers warned of.
+    warned : set of (str, type)
+        What transformers warned of, and the categories of these warnings.
     """
 
     networks: list[dict[str, Any]]
     tuning: list[dict[str, Any]]
     outputs: np.ndarray
-    warned: list[str]
+    warned: set[tuple[str, type[Warning]]]
 
 
 @dataclass
@@ -60,7 +60,7 @@ class NestedStudy:
         All rows; its splits are not used.
     classes : ndarray or None
         All classes; None for several labels, and for numbers.
-    error_score : "raise" or float
+    error_score : "raise" or nan
         Inner score of a candidate whose fit fails.
     groups : ndarray or None
     weight : ndarray or None
@@ -119,7 +119,7 @@ class NestedStudy:
         A scheme that names a `random_state` has others than the rest.
         """
         # whole numbers of which any differs give unrelated seeds
-        own = self.schemes[scheme].get("random_state", 0)
+        own = self.schemes[scheme].get("random_state", -1) + 1
         entropy = (self.seed, place[0] + 1, place[1], number + 2, own)
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
@@ -222,9 +222,8 @@ class NestedStudy:
         FoldResult
         """
         train, test = split
-        # a transformer that warns does so for every front: told once, with a count, when all is over
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
+        # a transformer that warns does so for every front: the run tells of it once, when all is over
+        with recorded() as warned:
             start = perf_counter()
             tuning, n_tuned = self.tune(place, train, list(self.schemes), progress) if tried is None else ([], 0)
             chosen = self.chosen(tuning if tried is None else tried)
@@ -259,7 +258,7 @@ class NestedStudy:
             ],
             tuning,
             outputs.reshape(len(self.schemes), len(seeds), *outputs.shape[1:]),
-            [str(warning.message) for warning in warned],
+            set(warned),
         )
 
     def best_estimator(self, scheme: str, progress: Progress) -> Any:
@@ -300,7 +299,8 @@ class NestedStudy:
             params = [each | {"max_iter": epochs} for each in self._free(self._n_rows(split[0]))]
             params = params[:: max(1, len(params) // N_CALIBRATED)]  # of every scheme some
             start = perf_counter()
-            self._evaluate(params, [split], None, Scoring(proper_score, self.error_score), fronts)
+            with recorded():  # the folds will warn of the same
+                self._evaluate(params, [split], None, Scoring(proper_score, self.error_score), fronts)
             seconds.append((perf_counter() - start) / self.candidates.n_different(params))
         front = sum(fitted.seconds for fitted in fronts.values())
         epoch = max(seconds[2] - seconds[1], 0) / 2

@@ -2,16 +2,13 @@
 
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 import pandas as pd
-from joblib.parallel import get_active_backend
 from sklearn.model_selection import check_cv
 
 from sk_bnreg.stats.looks import PILOT_SEEDS, seeds_needed, settled
@@ -19,7 +16,9 @@ from sk_bnreg.study.comparison import SchemeComparison
 from sk_bnreg.study.held_out import Place, scored
 from sk_bnreg.study.nested import FoldResult, NestedStudy, Split, shuffled_folds
 from sk_bnreg.study.plan import Course, StudyPlan
+from sk_bnreg.study.spread import Spread
 from sk_bnreg.study.store import Store
+from sk_bnreg.study.warned import recorded
 
 
 @dataclass
@@ -74,7 +73,7 @@ class StudyRun:
     scorers : dict of str to callable
         By the name of the metric; the first is what looks go by.
     plan : StudyPlan
-    n_jobs : int or None
+    spread : Spread
     started : float
         The monotonic time at which the study would have begun, had it run without breaks.
     on_progress : callable
@@ -86,12 +85,12 @@ class StudyRun:
     store: Store
     scorers: Mapping[str, Any]
     plan: StudyPlan
-    n_jobs: int | None
+    spread: Spread
     started: float
     on_progress: Callable[[int, int], None]
     done: int = 0
     total: int = 0
-    warned: Counter[str] = field(default_factory=Counter)
+    warned: dict[tuple[str, type[Warning]], set[Any]] = field(default_factory=dict)
     scores: dict[tuple[Any, ...], pd.DataFrame] = field(default_factory=dict)
 
     def until_decided(self, on_look: Callable[[int, int, int], None] | None) -> SchemeComparison:
@@ -104,21 +103,22 @@ class StudyRun:
         if not auto:
             self._fill(range(plan.most_repeats), n_seeds)
             return self._told(plan.most_repeats, n_seeds, "fixed")
-        # with many workers several repeats are made at a time; the looks are the same
-        at_once = max(1, joblib.effective_n_jobs(self.n_jobs) // plan.n_folds)
         for n_repeats in range(1, plan.most_repeats + 1):
-            self._fill(range(n_repeats - 1, min(plan.most_repeats, n_repeats + at_once - 1)), n_seeds)
-            elapsed = time.monotonic() - self.started
-            in_time = min(plan.most_repeats, np.ceil(60 * plan.minutes * n_repeats / elapsed))
-            self.total = int(self.done / n_repeats * in_time)
+            n_made = min(plan.most_repeats, self.at_once * -(-n_repeats // self.at_once))
+            self._fill(range(n_repeats - 1, n_made), n_seeds)
+            # by what is stored, so that a study that is run again ends where it ended
+            elapsed = self.store.elapsed(n_repeats, n_seeds)
+            in_time = min(plan.most_repeats, np.ceil(60 * plan.minutes * n_made / elapsed))
+            self.total = int(self.done / n_made * in_time)
             if n_repeats > 1:
-                answers = [answer.contrast for answer in self.comparison(n_repeats, n_seeds).verdicts()]
+                found = self.comparison(n_repeats, n_seeds)
+                answers = [found.contrast(question.scheme, question.against) for question in found.questions()]
                 n_settled = sum(settled(c, plan.most_repeats * plan.n_folds) for c in answers)
                 if on_look is not None:
                     on_look(n_repeats, n_settled, len(answers))
                 if n_settled == len(answers):
                     return self._told(n_repeats, n_seeds, "settled")
-            if elapsed >= 60 * plan.minutes:
+            if elapsed >= 60 * plan.minutes and n_repeats == n_made:  # what was made together is looked at
                 return self._told(n_repeats, n_seeds, "time")
         return self._told(plan.most_repeats, n_seeds, "most")
 
@@ -131,7 +131,9 @@ class StudyRun:
         for place, of_fold in rows.groupby(["repeat", "fold"]):
             known = place, n_seeds, size
             if known not in self.scores:
-                self.scores[known] = scored(of_fold, self.store.held_out, self.scorers, size)
+                with recorded() as warned:
+                    self.scores[known] = scored(of_fold, self.store.held_out, self.scorers, size)
+                self._remember(warned, place)
             parts.append(self.scores[known])
         metric, rope = next(iter(self.plan.metrics.items()))
         return SchemeComparison(
@@ -147,6 +149,19 @@ class StudyRun:
             plan=self.plan,
         )
 
+    def best_estimator(self, scheme: str) -> Any:
+        """Return a scheme tuned and fitted on all rows, and tell of warnings that no fold had."""
+        with recorded() as warned:
+            best = self.store.best_estimator(scheme, lambda: self.study.best_estimator(scheme, self.count))
+        for message, category in set(warned) - self.warned.keys():
+            warnings.warn(message, category, stacklevel=3)
+        return best
+
+    @property
+    def at_once(self) -> int:
+        """Repeats that are made at a time, so that many workers have enough to do; the looks are the same."""
+        return max(1, self.spread.n_workers // self.plan.n_folds)
+
     def count(self, n_fits: int) -> None:
         """Count finished network fits, and tell of them."""
         self.done += n_fits
@@ -155,74 +170,58 @@ class StudyRun:
     def seconds_per_repeat(self) -> float:
         """Return the expected time of one repeat: what it took, or from a calibration for each fold at a time."""
         if finished := self.store.finished():
-            return self.store.elapsed * self.plan.n_folds / len(finished)
+            return self.store.elapsed() * self.plan.n_folds / len(finished)
         splits = self.outer.repeat(0)
-        n_workers = min(joblib.effective_n_jobs(self.n_jobs), len(splits))
+        n_workers = min(self.spread.n_workers, len(splits))
+        jobs = [(train, self.plan.least_seeds) for train, _ in splits[:n_workers]]
         one: list[float] = []
-        for _ in range(1 + (n_workers > 1)):  # at first workers start, while others would measure
-            jobs = (
-                joblib.delayed(self.study.expected_seconds)(train, self.plan.least_seeds)
-                for train, _ in splits[:n_workers]
-            )
-            one = joblib.Parallel(n_jobs=self.n_jobs)(jobs)
+        for _ in range(1 if self.spread.here else 2):  # at first workers start, while others would measure
+            one = list(self.spread.run(NestedStudy.expected_seconds, jobs))
         return float(np.mean(one)) * -(-len(splits) // n_workers)
 
     def _first_repeat(self) -> int:
         """Return how many seeds the study takes, by the first four of the first repeat if it is to decide that."""
         if self.plan.n_seeds != "auto":
             return int(self.plan.n_seeds)
-        self._fill(range(1), PILOT_SEEDS)
+        self._fill(range(min(self.at_once, self.plan.most_repeats)), PILOT_SEEDS)
         pilot = self.comparison(1, PILOT_SEEDS, n_networks=1)
         rows = pilot.frame[pilot.frame["metric"] == pilot.metric]
         scores = rows.pivot_table(index="fold", columns=["scheme", "seed"], values="score")
-        pairs = {(answer.question.scheme, answer.question.against) for answer in pilot.verdicts()}
+        pairs = {(question.scheme, question.against) for question in pilot.questions()}
         step = self.study.n_networks
         return max(seeds_needed((scores[one] - scores[other]).to_numpy(), step=step) for one, other in pairs)
 
     def _fill(self, repeats: range, n_seeds: int) -> None:
         """Make what is missing of some repeats, and keep each fold when it is finished."""
+        # a fold in another process can't tell of its fits one by one
+        progress = self.count if self.spread.here else None
+        jobs = [(fold, self.store.tried(fold.place), progress) for fold in self._missing(repeats, n_seeds)]
+        for fold, result in self.spread.run(_run_fold, jobs):
+            self.store.add(fold.place, fold.split[1], result, time.monotonic() - self.started)
+            self._remember(result.warned, fold.place)
+            if not self.spread.here:
+                self.count(result.networks[0]["n_fits"])
+
+    def _missing(self, repeats: range, n_seeds: int) -> list[Fold]:
         finished = self.store.finished()
-        folds = [
+        return [
             Fold((repeat, fold), split, range(finished.get((repeat, fold), 0), n_seeds))
             for repeat in repeats
             for fold, split in enumerate(self.outer.repeat(repeat))
             if finished.get((repeat, fold), 0) < n_seeds
         ]
-        # a fold in another process can't tell of its fits one by one
-        alone = joblib.effective_n_jobs(self.n_jobs) == 1
-        jobs = [(self.study, fold, self.store.tried(fold.place), self.count if alone else None) for fold in folds]
-        for fold, result in _in_parallel(jobs, self.n_jobs):
-            self.store.add(fold.place, fold.split[1], result, time.monotonic() - self.started)
-            self.warned.update(set(result.warned))
-            if not alone:
-                self.count(result.networks[0]["n_fits"])
 
     def _told(self, n_repeats: int, n_seeds: int, ended: str) -> SchemeComparison:
         """Return the comparison, and tell once of what was warned of in many folds."""
-        for message, n_folds in self.warned.items():
-            warnings.warn(f"{message} (in {n_folds} outer folds)", stacklevel=4)
-        return replace(self.comparison(n_repeats, n_seeds), course=Course(n_repeats, n_seeds, ended))
+        found = self.comparison(n_repeats, n_seeds)
+        for (message, category), places in self.warned.items():
+            warnings.warn(f"{message} (in {len(places)} outer folds)", category, stacklevel=4)
+        return replace(found, course=Course(n_repeats, n_seeds, ended))
 
-
-def _in_parallel(jobs: Sequence[tuple[Any, ...]], n_jobs: int | None) -> Iterator[tuple[Fold, FoldResult]]:
-    """Run folds as they come: in this process, by joblib, or on Dask workers, of which any may die."""
-    client = getattr(get_active_backend()[0], "client", None)
-    if client is None:
-        parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-        yield from parallel(joblib.delayed(_run_fold)(*job) for job in jobs)
-        return
-    from distributed import as_completed
-
-    # the study is a task's result, which Dask makes again when the worker that has it dies: joblib would scatter it
-    shared = client.submit(_same, jobs[0][0], pure=False) if jobs else None
-    futures = [client.submit(_run_fold, shared, *job[1:], pure=False) for job in jobs]
-    for future in as_completed(futures):
-        yield future.result()
+    def _remember(self, warned: Iterable[tuple[str, type[Warning]]], place: Any) -> None:
+        for kind in warned:
+            self.warned.setdefault(kind, set()).add(place)
 
 
 def _run_fold(study: NestedStudy, fold: Fold, tried: Any, progress: Any) -> tuple[Fold, FoldResult]:
     return fold, study.run_fold(*fold, tried, progress)
-
-
-def _same(value: Any) -> Any:
-    return value

@@ -140,10 +140,10 @@ class Store:
         at = {(row["repeat"], row["fold"], row["elapsed"]): row["n_fits"] for row in self.networks}
         return sum(at.values())
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds that this study had taken, over all of its runs, when the last fold was finished."""
-        return max((row["elapsed"] for row in self.networks), default=0.0)
+    def elapsed(self, n_repeats: float = np.inf, n_seeds: float = np.inf) -> float:
+        """Return the seconds that this study had taken, over all of its runs, when it had so many repeats and seeds."""
+        of = (row["elapsed"] for row in self.networks if row["repeat"] < n_repeats and row["seed"] < n_seeds)
+        return max(of, default=0.0)
 
     def frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return networks and tuning, in the order of repeats, folds and schemes.
@@ -185,6 +185,7 @@ class Store:
             return joblib.load(path)
         estimator = fit()
         if path:
+            self._note(best_scheme=None)  # a kill between the two files must not leave one under another's name
             self._replace(path.name, lambda part: joblib.dump(estimator, part))
             self._note(best_scheme=scheme)
         return estimator

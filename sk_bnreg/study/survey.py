@@ -1,22 +1,27 @@
 """survey: the study over every table in a folder, and what all of them say together."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import pandas as pd
+from joblib.parallel import get_active_backend
 
 from sk_bnreg.engine.roles import HIDDEN_WEIGHTS
 from sk_bnreg.estimators.networks import BNMLPClassifier
 from sk_bnreg.search.evaluation import attempt
-from sk_bnreg.stats.folds import holm
+from sk_bnreg.stats.folds import WORDS, holm
 from sk_bnreg.stats.tables import Ranking, SignedRank, ranking, signed_rank
 from sk_bnreg.study.compare import BUDGETS, compare_schemes
 from sk_bnreg.study.comparison import SchemeComparison
 from sk_bnreg.study.schemes import SCHEMES, Question, TunedL2
-from sk_bnreg.study.tables import network_pipeline, read_table
+from sk_bnreg.study.tables import DEFAULT_SCORES, network_pipeline, read_table
+from sk_bnreg.study.warned import recorded
 
 FIXED = ", fixed rate"  # ends the names of schemes that keep the learning rate
 
@@ -46,6 +51,10 @@ SURVEY_QUESTIONS = (
     Question("L2 in the loss instead of decoupled", "batch norm", "bn+l2 (loss)", "bn+l2"),
     Question("L2 in the loss instead of decoupled", "no batch norm", "l2 (loss)", "l2"),
     Question("tuning L2 beside batch norm", "a fifth of what is best without it", "bn+l2", "bn+l2, a fifth"),
+    Question("dropout", "batch norm and L2 on the weights", "bn+l2+dropout", "bn+l2"),
+    Question("dropout", "neither batch norm nor L2", "dropout", "plain"),
+    Question("L2 on the weights", "batch norm and dropout", "bn+l2+dropout", "bn+dropout"),
+    Question("batch norm", "L2 and dropout", "bn+l2+dropout", "l2+dropout"),
 )
 
 
@@ -75,6 +84,7 @@ def survey_schemes(learning_rate_init: float) -> dict[str, dict[str, Any]]:
         "bn+l2 on hidden weights": hidden,
         "bn+l2 on hidden weights, gamma, beta": hidden | {"l2_targets": (*HIDDEN_WEIGHTS, "gamma", "beta")},
         "bn+l2, a fifth": SCHEMES["bn+l2"] | {"l2": TunedL2("l2", 0.2)},
+        **{name: SCHEMES[name] for name in ("dropout", "l2+dropout", "bn+dropout", "bn+l2+dropout")},
         **{name + FIXED: SCHEMES[name] | {"learning_rate_init": learning_rate_init} for name in names},
     }
 
@@ -89,7 +99,7 @@ class SurveyAnswer:
     differences : Series
         Mean difference of the question's two schemes on each table.
     answers : dict of str to int
-        How many tables by themselves say "helps", "hurts", "redundant" and "undecided".
+        How many tables by themselves say each of `WORDS`.
     test : SignedRank
     p_holm : float
         The Wilcoxon p-value, adjusted by Holm's method for all questions asked together.
@@ -104,7 +114,7 @@ class SurveyAnswer:
     def summary(self) -> str:
         """Return the answer as one sentence."""
         test, (subject, given, *_) = self.test, self.question
-        each = ", ".join(f"{word} on {n}" for word, n in self.answers.items())
+        each = ", ".join(f"{word} on {n}" for word, n in self.answers.items() if n)
         return (
             f"{subject[0].upper()}{subject[1:]} {test.verb} given {given}: median difference {test.median:+z.4f} over "
             f"{test.n_tables} tables, P(worse) {test.p_worse:.2f}, P(within {test.rope:g}) {test.p_equivalent:.2f}, "
@@ -119,17 +129,40 @@ class Survey:
     Attributes
     ----------
     frame : DataFrame
-        The rows of every table's `SchemeComparison.frame`, with the table's name, task,
-        metric, size and rope.
+        The rows of every table's `SchemeComparison.frame`, with the table's name, task, size
+        and rope, and as `headline` the first of its scores.
     settings : dict
         With which the survey was made.
     skipped : dict of str to str
         Tables that could not be used, and why.
+    n_networks : int
+        Networks of which each score is of the mean prediction.
+    metric : str or None
+        By which the schemes are compared; None is each table's first score.
     """
 
     frame: pd.DataFrame
     settings: dict[str, Any]
     skipped: dict[str, str]
+    n_networks: int = 1
+    metric: str | None = None
+
+    @property
+    def single(self) -> "Survey":
+        """The survey of single networks, where this one is of means of several."""
+        return replace(self, n_networks=1)
+
+    def by(self, metric: str) -> "Survey":
+        """Return the survey by another score, of the tables that have it."""
+        has_it = self.frame.loc[self.frame["metric"] == metric, "table"].unique()
+        if not len(has_it):
+            raise ValueError(f"metric must be a score of some table, one of {self.metrics}, got {metric!r}.")
+        return replace(self, frame=self.frame[self.frame["table"].isin(has_it)], metric=metric)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of all scores."""
+        return list(self.frame["metric"].unique())
 
     @property
     def schemes(self) -> list[str]:
@@ -139,18 +172,21 @@ class Survey:
     @property
     def rope(self) -> float:
         """Differences smaller than this do not matter."""
-        return float(self.frame["rope"].iloc[0])
+        return float(self._rows()["rope"].iloc[0])
 
     def tables(self) -> pd.DataFrame:
         """Return a row per table: task, metric, rows (in the file, and used), columns, folds and network fits."""
-        by = self.frame.groupby("table", sort=False)
+        by = self._rows().groupby("table", sort=False)
         tables = by[["task", "metric", "n_rows", "n_used", "n_features"]].first()
-        folds = self.frame.drop_duplicates(["table", "repeat", "fold"]).groupby("table", sort=False)["n_fits"]
-        return tables.assign(n_folds=folds.size(), n_fits=folds.sum())
+        fold = ["table", "repeat", "fold"]
+        # a fold that got more seeds has rows of each time
+        once = self.frame.drop_duplicates([*fold, "elapsed"] if "elapsed" in self.frame else fold)
+        folds = self.frame.drop_duplicates(fold).groupby("table", sort=False)
+        return tables.assign(n_folds=folds.size(), n_fits=once.groupby("table", sort=False)["n_fits"].sum())
 
     def scores(self) -> pd.DataFrame:
         """Return mean scores, tables by schemes."""
-        return self.frame.pivot_table(index="table", columns="scheme", values="score", sort=False)[self.schemes]
+        return self._rows().pivot_table(index="table", columns="scheme", values="score", sort=False)[self.schemes]
 
     def comparison(self, table: str) -> SchemeComparison:
         """Return the comparison on one table.
@@ -164,12 +200,16 @@ class Survey:
         SchemeComparison
             Of scores alone: what the schemes are made of is not kept.
         """
+        rows = self._rows()
+        metric, rope = rows.loc[rows["table"] == table, ["metric", "rope"]].iloc[0]
         frame = self.frame[self.frame["table"] == table]
+        ropes = {str(name): float(own) for name, own in frame.groupby("metric")["rope"].first().items()}
         ratio = float((frame["n_test"] / frame["n_train"]).mean())
-        return SchemeComparison(frame, {name: {} for name in self.schemes}, frame["metric"].iloc[0], self.rope, ratio)
+        schemes: dict[str, dict[str, Any]] = {name: {} for name in self.schemes}
+        return SchemeComparison(frame, schemes, metric, rope, ratio, n_networks=self.n_networks, ropes=ropes)
 
     def answers(self, task: str | None = None) -> list[SurveyAnswer]:
-        """Answer each of `SURVEY_QUESTIONS`.
+        """Answer those of `SURVEY_QUESTIONS` whose schemes were compared.
 
         Parameters
         ----------
@@ -184,11 +224,12 @@ class Survey:
         names = tables.index if task is None else tables.index[tables["task"] == task]
         comparisons = [self.comparison(name) for name in names]
         found = []
-        for question in SURVEY_QUESTIONS:
+        asked = [question for question in SURVEY_QUESTIONS if {question.scheme, question.against} <= set(self.schemes)]
+        for question in asked:
             contrasts = [c.contrast(question.scheme, question.against) for c in comparisons]
             differences = pd.Series([c.mean for c in contrasts], index=names)
             words = [c.verdict for c in contrasts]
-            counts = {word: words.count(word) for word in ("helps", "hurts", "redundant", "undecided")}
+            counts = {word: words.count(word) for word in WORDS}
             found.append((question, differences, counts, signed_rank(differences.to_numpy(), rope=self.rope)))
         p_holm = holm([test.p_value for *_, test in found])
         return [SurveyAnswer(*answer, float(p)) for answer, p in zip(found, p_holm, strict=True)]
@@ -234,7 +275,16 @@ class Survey:
     def load(cls, path: str | Path) -> "Survey":
         """Read what `save` wrote."""
         frame = pd.read_parquet(path)
-        return cls(frame, frame.attrs["settings"], frame.attrs["skipped"])
+        about, frame.attrs = frame.attrs, {}  # pandas copies them at every step
+        n_networks = int(frame["n_networks"].max()) if "n_networks" in frame else 1
+        return cls(frame, about["settings"], about["skipped"], n_networks)
+
+    def _rows(self) -> pd.DataFrame:
+        """Return the rows of `frame` that count: one score of each table, one number of networks."""
+        rows = self.frame
+        if "headline" not in rows:
+            return rows
+        return rows[(rows["metric"] == (self.metric or rows["headline"])) & (rows["n_networks"] == self.n_networks)]
 
 
 def survey(
@@ -243,7 +293,11 @@ def survey(
     *,
     max_rows: int = 2000,
     n_folds: int = 5,
-    n_repeats: int = 1,
+    n_repeats: int | str = 1,
+    minutes: float = 3.0,
+    n_seeds: int | str = 8,
+    scoring: Sequence[str] | None = None,
+    rope: float | None = None,
     n_candidates: int = 12,
     inner_cv: int = 3,
     random_state: int = 0,
@@ -261,11 +315,18 @@ def survey(
         ``survey.parquet``. A survey that was interrupted goes on from there.
     max_rows : int, default=2000
         Of larger tables so many rows are drawn at random.
-    n_folds, n_repeats, n_candidates, inner_cv : int
-        As in `compare_schemes`.
+    n_folds, n_repeats, minutes, n_seeds, n_candidates, inner_cv
+        As in `compare_schemes`; `minutes` are those of a table. The folds are drawn once, for 8 networks of each
+        scheme: tables differ by more than seeds do.
+    scoring : sequence of str, default=None
+        Scores, of which the first is the headline; None is accuracy and the D2 of the log loss for classes, R2 for
+        numbers.
+    rope : float, default=None
+        Differences in any of the scores smaller than this do not matter. None is 0.01 for scores whose best value is 1.
     random_state : int, default=0
     n_jobs : int or None, default=None
-        Tables in parallel, through joblib.
+        Tables in parallel, through joblib. With its Dask backend every table spreads its folds over the workers, and
+        as many tables go on at a time as keep them busy.
     on_table : callable, default=None
         ``on_table(name, outcome)`` when a table is finished.
 
@@ -282,21 +343,28 @@ def survey(
     settings = {
         "cv": n_folds,
         "n_repeats": n_repeats,
+        "minutes": minutes,
+        "n_seeds": n_seeds,
+        "scoring": None if scoring is None else list(scoring),
+        "rope": rope,
         "n_candidates": n_candidates,
         "inner_cv": inner_cv,
         "random_state": random_state,
     }
-    jobs = (joblib.delayed(_compare_table)(path, Path(out) / path.stem, max_rows, settings) for path in paths)
-    # whole tables in parallel, each with its folds one after another: workers never wait for the last fold of a table
     found: dict[str, pd.DataFrame] = {}
     skipped: dict[str, str] = {}
-    for name, outcome in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs):
-        if isinstance(outcome, str):
-            skipped[name] = outcome
+    warned: Counter[str] = Counter()
+    jobs = [(path, Path(out) / path.stem, max_rows, settings) for path in paths]
+    for name, frame, refusal, messages in _in_parallel(jobs, n_jobs, n_folds):
+        warned.update(set(messages))
+        if frame is None:
+            skipped[name] = refusal
         else:
-            found[name] = outcome
+            found[name] = frame
         if on_table is not None:
-            on_table(name, outcome if isinstance(outcome, str) else "finished")
+            on_table(name, refusal or "finished")
+    for message, n_tables in warned.items():
+        warnings.warn(f"{message} (on {n_tables} tables)", stacklevel=2)
     if not found:
         raise ValueError(
             f"No table in {str(folder)!r} could be used: {skipped or 'there is no .csv or .parquet file'}."
@@ -308,7 +376,8 @@ def survey(
         "network": {name: str(value) for name, value in BNMLPClassifier().get_params().items()},
     }
     # by name: tables end in any order
-    result = Survey(pd.concat([found[name] for name in sorted(found)], ignore_index=True), about, skipped)
+    frame = pd.concat([found[name] for name in sorted(found)], ignore_index=True)
+    result = Survey(frame, about, skipped, int(frame["n_networks"].max()))
     # the folders of the tables have all of it; one file is easier to pass on
     result.save(Path(out) / "survey.parquet")
     return result
@@ -319,28 +388,82 @@ def table_paths(folder: str | Path) -> list[Path]:
     return sorted(path for path in Path(folder).iterdir() if path.suffix in (".csv", ".parquet"))
 
 
-def _compare_table(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> tuple[str, pd.DataFrame | str]:
+class _Outcome(NamedTuple):
+    """What came of a table.
+
+    Attributes
+    ----------
+    name : str
+    frame : DataFrame or None
+        The rows of its comparison.
+    refusal : str
+        Why it could not be made.
+    warned : list of str
+        What was warned of.
+    """
+
+    name: str
+    frame: pd.DataFrame | None
+    refusal: str
+    warned: list[str]
+
+
+def _in_parallel(jobs: Sequence[tuple[Any, ...]], n_jobs: int | None, n_folds: int) -> Iterator[_Outcome]:
+    """Compare tables as they come."""
+    client = getattr(get_active_backend()[0], "client", None)
+    if client is None:
+        # whole tables in processes, each with its folds one after another: none waits for the last fold of a table
+        yield from joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+            joblib.delayed(_compare_table)(*job) for job in jobs
+        )
+        return
+    # folds are done by the workers, files are written here: a thread per table waits for its folds
+    n_tables = 1 + joblib.effective_n_jobs(n_jobs) // n_folds
+    threads = ThreadPoolExecutor(n_tables)
+    try:
+        for future in as_completed([threads.submit(_on_workers, client, job) for job in jobs]):
+            yield future.result()
+    finally:
+        # after Ctrl-C the threads end with the client, whose futures they wait for
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _on_workers(client: Any, job: tuple[Any, ...]) -> _Outcome:
+    # the active backend is that of the thread
+    with joblib.parallel_config("dask", client=client):
+        return _compare_table(*job)
+
+
+def _compare_table(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> _Outcome:
     """Return the rows of one table's comparison, or why it could not be made."""
-    frame, failure = attempt(_rows_of, path, out, max_rows, settings)
-    if failure is None:
-        return path.stem, frame
+    with recorded() as warned:
+        frame, failure = attempt(_rows_of, path, out, max_rows, settings)
     # one table that cannot be compared must not cost the others hours; the page names it and says why
-    if isinstance(failure.raised, ValueError):
-        return path.stem, str(failure.raised)
-    raise failure.raised
+    if failure is not None and not isinstance(failure.raised, ValueError):
+        raise failure.raised
+    return _Outcome(
+        path.stem, frame, "" if failure is None else str(failure.raised), [message for message, _ in warned]
+    )
 
 
 def _rows_of(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> pd.DataFrame:
     whole = read_table(str(path))
     table = whole.sample(max_rows, settings["random_state"])
     pipeline = network_pipeline(table.task)
-    schemes = survey_schemes(pipeline[-1].learning_rate_init)
-    comparison = compare_schemes(pipeline, table.X, table.y, schemes=schemes, out=out, on_plan=None, **settings)
+    comparison = compare_schemes(
+        pipeline,
+        table.X,
+        table.y,
+        schemes=survey_schemes(pipeline[-1].learning_rate_init),
+        out=out,
+        on_plan=None,
+        **settings | {"scoring": settings["scoring"] or list(DEFAULT_SCORES[table.task])},
+    )
     about: dict[str, Any] = {
         "table": path.stem,
         "task": table.task,
-        "metric": comparison.metric,
-        "rope": comparison.rope,
+        "headline": comparison.metric,
+        "rope": comparison.frame["metric"].map(dict(comparison.ropes)),
         "n_rows": len(whole.X),
         "n_used": len(table.X),
         "n_features": table.X.shape[1],

@@ -217,7 +217,7 @@ def test_how_the_study_went_is_told(comparison, tmp_path):
     assert "looked at after each repeat" not in page
     auto = replace(study, plan=replace(study.plan, n_repeats="auto", n_seeds="auto"))
     page = read(auto, tmp_path)
-    assert "a pilot in the first repeat told how many, 16 at most." in section(page, "tuning")
+    assert "a pilot in the first repeat told how many, 32 at most." in section(page, "tuning")
     assert "takes a probability of 99.9 %" in section(page, "resolution")
 
 

@@ -80,12 +80,6 @@ def test_resolution_in_units_of_the_spread(k, r, factor):
     assert (at_best.p_worse, at_best.p_better) == pytest.approx((0.05, 0.05))
 
 
-@pytest.mark.parametrize(("shift", "word"), [(0.5, "helps"), (-0.5, "hurts"), (0.0, "redundant"), (0.1, "undecided")])
-def test_words(shift, word):
-    noise = np.array([-1, 1, 0, 0.5, -0.5]) * 0.02
-    assert contrast(noise + shift, test_ratio=0.25, rope=0.1).verdict == word
-
-
 def test_equal_scores_are_redundant():
     result = contrast(np.zeros(5), test_ratio=0.25, rope=0.01)
     assert (result.verdict, result.mean, result.p_value) == ("redundant", 0.0, 1.0)
@@ -105,10 +99,20 @@ def test_summaries_of_a_contrast_are_one_sentence():
         f"Mean difference +0.5000 over 5 folds, corrected 95 % interval +{0.5 - half:.4f} to +{0.5 + half:.4f}; "
         "P(worse) 0.000, P(equivalent) 0.000, P(better) 1.000 with rope 0.1: helps."
     )
-    undecided = contrast(noise + 0.1, test_ratio=0.25, rope=0.1).summary()
-    assert undecided.endswith(
-        "P(worse) 0.000, P(equivalent) 0.500, P(better) 0.500 with rope 0.1: undecided; "
-        f"with this spread 5 folds can confirm {half:.4f}."
+    assert (
+        contrast(noise + 0.1, test_ratio=0.25, rope=0.1)
+        .summary()
+        .endswith("P(worse) 0.000, P(equivalent) 0.500, P(better) 0.500 with rope 0.1: harmless.")
+    )
+    can = 1.4301 * 0.4 * np.sqrt(2.5 / 4)  # t(.95, 4) = 2.1318, times sqrt(0.45)
+    # with 4 df, beyond 0.1 / (0.4 * sqrt(2.5 / 4 * 0.45)) = 0.4714 there is 0.331
+    assert (
+        contrast(noise * 20, test_ratio=0.25, rope=0.1)
+        .summary()
+        .endswith(
+            "P(worse) 0.331, P(equivalent) 0.338, P(better) 0.331 with rope 0.1: undecided; "
+            f"with this spread 5 folds can confirm {can:.4f}."
+        )
     )
 
 
@@ -146,9 +150,19 @@ def test_signed_rank_mirrors_and_repeats():
     assert signed_rank(differences, rope=0.005) == result
 
 
-@pytest.mark.parametrize(("shift", "word"), [(0.5, "helps"), (-0.5, "hurts"), (0.0, "redundant"), (0.1, "undecided")])
-def test_words_across_tables(shift, word):
-    result = signed_rank(np.linspace(-0.02, 0.02, 10) + shift, rope=0.1)
+@pytest.mark.parametrize(
+    ("shift", "width", "word"),
+    [
+        (0.5, 0.02, "helps"),
+        (-0.5, 0.02, "hurts"),
+        (0.0, 0.02, "redundant"),
+        (-0.1, 0.02, "dispensable"),
+        (0.1, 0.02, "harmless"),
+        (0.0, 2.0, "undecided"),
+    ],
+)
+def test_words_across_tables(shift, width, word):
+    result = signed_rank(np.linspace(-width, width, 10) + shift, rope=0.1)
     assert result.verdict == word
     assert result.summary().endswith(f"with rope 0.1: {word}.")
 

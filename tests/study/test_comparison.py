@@ -39,9 +39,12 @@ def test_schemes_are_named_by_what_they_do(batch_norm, l2_targets, l2_mode, name
 
 
 def test_built_in_schemes_are_the_factorial_without_repetition():
-    """Without batch norm: nothing, weights, all; with it gamma and beta too; each L2 in two modes."""
-    assert len(SCHEMES) == (1 + 2 * 2) + (1 + 3 * 2)
-    assert all(scheme_name(**params) == name for name, params in SCHEMES.items())
+    """Without batch norm: nothing, weights, all; with it gamma and beta too; each L2 in two modes; dropout."""
+    without = {name: params for name, params in SCHEMES.items() if "dropout" not in params}
+    assert len(without) == (1 + 2 * 2) + (1 + 3 * 2)
+    assert all(scheme_name(**params) == name for name, params in without.items())
+    corners = {"dropout": "plain", "l2+dropout": "l2", "bn+dropout": "bn", "bn+l2+dropout": "bn+l2"}
+    assert without | {name: SCHEMES[own] | {"dropout": "tuned"} for name, own in corners.items()} == SCHEMES
 
 
 def test_a_search_gives_the_best_candidate_of_each_scheme(table):

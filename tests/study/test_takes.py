@@ -1,5 +1,7 @@
 """compare_schemes takes what a search takes: target transformers, routed metadata, failing candidates, Dask."""
 
+import warnings
+
 import joblib
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from sklearn import config_context
 from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_classification, make_regression
+from sklearn.exceptions import EfficiencyWarning, UndefinedMetricWarning
 from sklearn.metrics import accuracy_score, get_scorer, make_scorer
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
@@ -23,7 +26,8 @@ SMALL = {
     "dtype": "float64", "numeric_embedding": None,
 }  # fmt: skip
 FEW = {
-    "schemes": SCHEME_NAMES, "n_candidates": 2, "inner_cv": 2, "random_state": 0, "n_repeats": 1, "on_plan": None,
+    "schemes": SCHEME_NAMES, "n_candidates": 2, "inner_cv": 2, "random_state": 0, "n_repeats": 1, "n_seeds": 1,
+    "on_plan": None,
 }  # fmt: skip
 
 
@@ -32,10 +36,10 @@ def table():
     return make_classification(n_samples=150, n_features=8, n_informative=4, flip_y=0.1, random_state=0)
 
 
-def refitted_score(model, path, study, row, X, y, train, test, **fit_params):
+def refitted_score(model, path, row, X, y, train, test, **fit_params):
     """Score the chosen candidate of a fold by scikit-learn's own `fit` and `score`."""
     scheme = {**SCHEMES[row["scheme"]], "learning_rate_init": row["learning_rate_init"], "l2": row["l2"]}
-    scheme["random_state"] = study.plan.random_state
+    scheme["random_state"] = row["random_state"]
     chosen = clone(model).set_params(**{f"{path}__{name}": value for name, value in scheme.items()})
     chosen.fit(X[train], y[train], **fit_params)
     scorer = "accuracy" if is_classifier(model) else "r2"
@@ -57,7 +61,7 @@ def test_target_transformers_inside_and_outside_of_a_pipeline(inside):
     study = compare_schemes(model, X, y, cv=cv, **FEW)
     for _, row in study.frame.iterrows():
         train, test = list(cv.split(X))[row["fold"]]
-        assert row["score"] == pytest.approx(refitted_score(model, path, study, row, X, y, train, test))
+        assert row["score"] == pytest.approx(refitted_score(model, path, row, X, y, train, test))
     assert isinstance(study.best_estimator_, type(model))
     assert "weights" in study.diagnosis.summary() or "no L2" in study.diagnosis.summary()
 
@@ -75,7 +79,7 @@ def test_metadata_goes_where_it_was_asked_for(table):
         study = compare_schemes(model, X, y, cv=cv, sample_weight=weight, scoring=scoring, rope=0.01, **FEW)
         for _, row in study.frame.iterrows():
             train, test = list(cv.split(X))[row["fold"]]
-            score = refitted_score(model, "bnmlpclassifier", study, row, X, y, train, test, sample_weight=weight[train])
+            score = refitted_score(model, "bnmlpclassifier", row, X, y, train, test, sample_weight=weight[train])
             assert row["score"] == pytest.approx(score)
 
 
@@ -100,7 +104,7 @@ def test_parameters_of_fit_reach_the_steps(table):
     for _, row in study.frame.iterrows():
         train, test = list(cv.split(X))[row["fold"]]
         fit_params = {"standardscaler__sample_weight": weight[train]}
-        score = refitted_score(model, "bnmlpclassifier", study, row, X, y, train, test, **fit_params)
+        score = refitted_score(model, "bnmlpclassifier", row, X, y, train, test, **fit_params)
         assert row["score"] == pytest.approx(score)
 
 
@@ -135,9 +139,90 @@ def test_a_candidate_that_diverges_counts_as_error_score_says():
     assert study.frame["score"].min() > 0.99
     with pytest.raises(ValueError, match="The training diverged"):
         compare_schemes(network, X, y, cv=2, error_score="raise", **few)
+    with pytest.raises(ValueError, match="error_score must be 'raise' or nan, got 0"):
+        compare_schemes(network, X, y, cv=2, error_score=0, **few)
     network.set_params(learning_rate_init=1e3)
     with pytest.raises(ValueError, match=r"Every candidate of scheme 'one' failed in an inner fold.*diverged"):
         compare_schemes(network, X, y, cv=2, **few)
+
+
+class Warns(TransformerMixin, BaseEstimator):
+    """Warns of what scikit-learn's encoders warn of, at every fit and for all rows that it is given."""
+
+    def __init__(self, only_on=()):
+        self.only_on = only_on
+
+    def fit(self, X, y=None):
+        if not self.only_on or len(X) in self.only_on:
+            warnings.warn("odd rows", EfficiencyWarning, stacklevel=2)
+        self.n_features_ = X.shape[1]
+        return self
+
+    def transform(self, X):
+        return X
+
+
+def test_a_warning_of_many_folds_is_told_once_with_their_number(table):
+    model = make_pipeline(Warns(), BNMLPClassifier(**SMALL))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        compare_schemes(model, *table, cv=3, **FEW | {"n_repeats": 2, "on_plan": str})
+    odd = [warning for warning in caught if "odd rows" in str(warning.message)]
+    assert [str(warning.message) for warning in odd] == ["odd rows (in 6 outer folds)"]
+    assert (odd[0].category, odd[0].filename) == (EfficiencyWarning, __file__)
+
+
+def test_warnings_that_are_ignored_or_that_no_outer_fold_had(table):
+    """The best estimator alone is fitted to all 150 rows."""
+    for only_on, told in (((), []), ((150,), ["odd rows"])):
+        model = make_pipeline(Warns(only_on), BNMLPClassifier(**SMALL))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default" if told else "ignore", EfficiencyWarning)
+            compare_schemes(model, *table, cv=3, **FEW)
+        assert [str(warning.message) for warning in caught if "odd" in str(warning.message)] == told
+
+
+def warned_accuracy(y, predicted):
+    warnings.warn("a class has no rows", UndefinedMetricWarning, stacklevel=2)
+    return accuracy_score(y, predicted)
+
+
+def test_metrics_that_warn_are_told_once_too(table):
+    scoring = make_scorer(warned_accuracy)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        compare_schemes(BNMLPClassifier(**SMALL), *table, scoring=scoring, rope=0.01, cv=3, **FEW | {"n_seeds": "auto"})
+    undefined = [str(warning.message) for warning in caught if warning.category is UndefinedMetricWarning]
+    assert undefined == ["a class has no rows (in 3 outer folds)"]
+
+
+class FittedAlone(BNMLPClassifier):
+    """Has a `fit` of its own, so it is not trained together with others."""
+
+    def fit(self, X, y, sample_weight=None):
+        return super().fit(X, y, sample_weight)
+
+
+def test_a_network_that_is_fitted_by_itself_gives_the_same_study(table):
+    together, alone = (
+        compare_schemes(make_pipeline(StandardScaler(), kind(**SMALL)), *table, cv=3, **FEW | {"n_seeds": 2})
+        for kind in (BNMLPClassifier, FittedAlone)
+    )
+    clocks = ["seconds", "elapsed"]
+    pd.testing.assert_frame_equal(alone.frame.drop(columns=clocks), together.frame.drop(columns=clocks))
+    pd.testing.assert_frame_equal(alone.tuning, together.tuning)
+
+
+def test_equal_schemes_settle_at_the_first_look(table):
+    """Whatever varies between folds, their differences are 0: every sentence is still there."""
+    settings = FEW | {"schemes": {"one": {}, "two": {}}, "n_repeats": "auto", "n_seeds": "auto"}
+    study = compare_schemes(BNMLPClassifier(**SMALL), *table, cv=3, **settings)
+    assert study.course == (2, 4, "settled")
+    (answer,) = study.verdicts()
+    assert (answer.contrast.mean, answer.contrast.sd, answer.contrast.verdict) == (0.0, 0.0, "redundant")
+    assert (answer.outlook, answer.p_holm, study.seed_deviation("one", "two")) == ("", 1.0, 0.0)
+    assert np.isnan(study.seed_share())
+    assert (study.table()[["difference", "low", "high"]].abs() < 1e-100).all(axis=None)
 
 
 def test_outer_folds_on_dask_workers_are_the_same_study(table):
@@ -147,5 +232,6 @@ def test_outer_folds_on_dask_workers_are_the_same_study(table):
     cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0")
     with cluster, Client(cluster), joblib.parallel_config("dask"):
         there = compare_schemes(model, *table, cv=3, scoring=scoring, rope=0.01, n_jobs=2, **FEW)
-    columns = ["scheme", "fold", "learning_rate_init", "l2", "score", "inner_score"]
-    pd.testing.assert_frame_equal(here.frame[columns], there.frame[columns], check_exact=True)
+    clocks = ["seconds", "elapsed"]
+    pd.testing.assert_frame_equal(here.frame.drop(columns=clocks), there.frame.drop(columns=clocks), check_exact=True)
+    pd.testing.assert_frame_equal(here.tuning, there.tuning, check_exact=True)
