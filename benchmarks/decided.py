@@ -18,9 +18,8 @@ import pandas as pd
 
 from sk_bnreg import compare_schemes
 from sk_bnreg.stats.folds import STRONG, WORDS
-from sk_bnreg.study.tables import network_pipeline, read_table
+from sk_bnreg.study.tables import DEFAULT_SCORES, network_pipeline, read_table
 
-SCORES = {"classification": ["accuracy", "d2_log_loss_score"], "regression": ["r2"]}  # the command's
 ROWS, SEED = 2000, 0
 FILE = "decided.json"
 WEAK = ("dispensable", "harmless")
@@ -30,12 +29,10 @@ SHORT = {"L2 on the weights": "L2", "L2 on gamma and beta": "gamma, beta"}
 def decide(path, out, minutes):
     """Compare the schemes on a table, and keep what is answered, a row per score, number of networks and question."""
     table = read_table(str(path)).sample(ROWS, SEED)
-    pipeline = network_pipeline(table.task)
-    pipeline[-1].set_params(n_ensemble=type(pipeline[-1])().n_ensemble)
     start = perf_counter()
     found = compare_schemes(
-        pipeline, table.X, table.y, minutes=minutes, scoring=SCORES[table.task], random_state=SEED, n_jobs=1, out=out,
-        on_plan=lambda plan: None,
+        network_pipeline(table.task), table.X, table.y, minutes=minutes, scoring=list(DEFAULT_SCORES[table.task]),
+        random_state=SEED, n_jobs=1, out=out, on_plan=lambda plan: None,
     )  # fmt: skip
     about = {
         "table": path.stem,
