@@ -12,7 +12,7 @@ HOUSE = {
     "engine": "embedding normalisation roles functions dropout stack training_pass rows solvers net workers training "
     "simd elementary passes buffers kernel compiled tasks",
     "estimators": "targets preparation base networks fit_stack pipelines",
-    "search": "evaluation grid space trials worker tuning",
+    "search": "evaluation predictions ensemble grid space trials worker tuning",
     "stats": "folds looks tables",
     "theory": "rotation diagnosis reproduce",
     "report": "results displays diagnosis_displays survey_displays pages",

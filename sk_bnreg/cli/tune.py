@@ -1,5 +1,6 @@
 """``sk-bnreg tune``: an Optuna study of the network on one table."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,9 @@ def tune(
     ] = "none",
     report: Annotated[str, typer.Option(help="What the pruner judges: the mean of each epoch, or fold.")] = "fold",
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Save the best mean of up to 16 trials' networks, not the best trial.")
+    ] = False,
     scoring: Scoring = None,
     rope: Rope = None,
     storage: Annotated[
@@ -71,6 +75,7 @@ def tune(
         cv=splitter(folds, shuffle=True, random_state=seed),
         pruner=made_pruner,
         report=report,
+        refit="ensemble" if ensemble else True,
         storage=storage,
         study_name=study or data.name,
         load_if_exists=True,  # the same command goes on, here or from another machine
@@ -122,6 +127,13 @@ def _tell(runner: Runner, search: Any, rope: float) -> None:
     )
     for name, value in search.best_params_.items():
         say(f"  {name.removeprefix(prefix)} = {f'{value:.4g}' if isinstance(value, float) else value}")
+    if search.refit == "ensemble":
+        times = Counter(search.ensemble_)
+        say(
+            f"ensemble of {len(search.ensemble_)} networks, on the folds where it was chosen: "
+            f"{search.ensemble_score_:.4f}; trial (networks): "
+            + ", ".join(f"{number} ({n})" for number, n in times.most_common())
+        )
     if not out:
         return
     joblib.dump(best, out / "best_estimator.joblib")

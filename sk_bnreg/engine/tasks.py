@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from skorch.callbacks import Callback
 
@@ -16,6 +18,8 @@ from sk_bnreg.engine.rows import Rows
 from sk_bnreg.engine.solvers import SOLVERS, Member
 from sk_bnreg.engine.stack import StackedMLP
 from sk_bnreg.engine.training import STEP_HOOKS, Key, Run, TorchRun, train_nets
+
+Place = tuple[Any, int]  # an estimator's key, and the number of the task among its own
 
 
 class Structure(NamedTuple):
@@ -90,58 +94,64 @@ DIVERGED = (
 
 
 def train_tasks(
-    tasks: Mapping[Key, Task], on_epoch_end: Callable[[int, dict[Key, float]], Iterable[Key]] | None = None
-) -> dict[Key, StackedNet | None]:
-    """Train tasks, an epoch of all at a time; return the net of each, None where the training diverged.
+    tasks: Mapping[Key, Sequence[Task]],
+    on_epoch_end: Callable[[int, dict[Key, float]], Iterable[Key]] | None = None,
+) -> dict[Key, list[StackedNet] | None]:
+    """Train tasks, an epoch of all at a time; return the nets of each estimator, None where its training diverged.
 
     Parameters
     ----------
-    tasks : mapping
-        By any key, by which the hook knows them too.
+    tasks : mapping of lists
+        Those of each estimator by any key, by which the hook knows them too.
     on_epoch_end : callable or None
-        ``on_epoch_end(epoch, losses)`` after every epoch; `losses` has, for each task that is training, the mean loss
-        of its members on their monitor rows, nan without any. It returns the keys of tasks to stop.
+        ``on_epoch_end(epoch, losses)`` after every epoch; `losses` has, for each estimator that is training, the mean
+        loss of its members on their monitor rows, nan without any. It returns the keys of those to stop.
     """
-    runs = [_run(tasks, part) for part in _plan(tasks)]
+    single = {(key, i): task for key, own in tasks.items() for i, task in enumerate(own)}
+    parts = _plan(single)
+    runs = [_run(single, part) for part in parts]
     # compiling takes fifteen seconds of silence: who asked for words is told why
-    told = any(task.verbose and task.compiled for task in tasks.values())
+    told = any(task.verbose and task.compiled for task in single.values())
     try:
         with compilation_told(print) if told else nullcontext():
             train_nets(runs, on_epoch_end)
     finally:
-        for run in runs:
-            hooks = tasks[run.owner[0]].hooks
+        for run, part in zip(runs, parts, strict=True):
+            hooks = single[part[0]].hooks
             run.net.callbacks_ = [(name, callback) for name, callback in run.net.callbacks_ if callback not in hooks]
     # one member that diverged fails its ensemble: a mean with it would be nan, and one without it another model
-    nets: dict[Key, StackedNet | None] = {}
-    for run in runs:
-        for key in dict.fromkeys(run.owner):
-            own = [m for m, owner in enumerate(run.owner) if owner == key]
-            nets[key] = None if any(run.net.records_[m].diverged for m in own) else run.net.select(own)
-    return nets
+    nets, failed = {}, set()
+    for run, part in zip(runs, parts, strict=True):
+        ends = np.cumsum([0, *(len(single[place].members) for place in part)])
+        for place, members in zip(part, pairwise(ends), strict=True):
+            if any(run.net.records_[m].diverged for m in range(*members)):
+                failed.add(place[0])
+            else:
+                nets[place] = run.net.select(range(*members))
+    return {key: None if key in failed else [nets[key, i] for i in range(len(own))] for key, own in tasks.items()}
 
 
-def _plan(tasks: Mapping[Key, Task]) -> list[list[Key]]:
+def _plan(tasks: Mapping[Place, Task]) -> list[list[Place]]:
     """Divide tasks among nets: one each, but where torch trains those of equal structure together, up to 64 members.
 
     The weights of very wide tables' nets take some hundred megabytes at most.
     """
     # where torch trains, a program of many networks takes hardly longer than one of one: a step is forty calls
-    parts: list[list[Key]] = []
-    latest: dict[Structure, list[Key]] = {}
-    for key, task in tasks.items():
+    parts: list[list[Place]] = []
+    latest: dict[Structure, list[Place]] = {}
+    for place, task in tasks.items():
         part = latest.get(task.structure)
-        if task.alone or part is None or _n_members(tasks, [*part, key]) > _most_members(task.structure):
+        if task.alone or part is None or _n_members(tasks, [*part, place]) > _most_members(task.structure):
             part = []
             parts.append(part)
             if not task.alone:
                 latest[task.structure] = part
-        part.append(key)
+        part.append(place)
     return parts
 
 
-def _n_members(tasks: Mapping[Key, Task], part: Sequence[Key]) -> int:
-    return sum(len(tasks[key].members) for key in part)
+def _n_members(tasks: Mapping[Place, Task], part: Sequence[Place]) -> int:
+    return sum(len(tasks[place].members) for place in part)
 
 
 def _most_members(structure: Structure) -> int:
@@ -149,10 +159,10 @@ def _most_members(structure: Structure) -> int:
     return max(1, min(64, 2**24 // (widest * (structure.n_features + widest))))
 
 
-def _run(tasks: Mapping[Key, Task], part: Sequence[Key]) -> Run[Key]:
+def _run(tasks: Mapping[Place, Task], part: Sequence[Place]) -> Run[Any]:
     """Return what trains the members of some tasks as one net."""
     first = tasks[part[0]]
-    members = [member for key in part for member in tasks[key].members]
+    members = [member for place in part for member in tasks[place].members]
     if first.net is None:
         net = _make_net(first, members)
     else:
@@ -167,10 +177,10 @@ def _run(tasks: Mapping[Key, Task], part: Sequence[Key]) -> Run[Key]:
     nothing: list[Rows | None] = [None]
     return (CompiledRun if first.compiled and not net.hooked(*STEP_HOOKS) else TorchRun)(
         net,
-        [key for key in part for _ in tasks[key].members],
-        [rows for key in part for rows in tasks[key].train],
-        [rows for key in part for rows in tasks[key].valid or nothing * len(tasks[key].members)],
-        [tasks[key].monitor for key in part for _ in tasks[key].members],
+        [place[0] for place in part for _ in tasks[place].members],
+        [rows for place in part for rows in tasks[place].train],
+        [rows for place in part for rows in tasks[place].valid or nothing * len(tasks[place].members)],
+        [tasks[place].monitor for place in part for _ in tasks[place].members],
         first.epochs,
     )
 

@@ -24,7 +24,7 @@ from sk_bnreg.estimators.preparation import (
     as_table,
     batch_size_for,
     l2_of_steps,
-    make_task,
+    make_tasks,
     n_rows_aside,
 )
 
@@ -65,6 +65,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_ensemble": [Interval(Integral, 1, None, closed="left")],
+        "members": [None, list, tuple],
         "numeric_embedding": [StrOptions({"periodic"}), None],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
@@ -100,6 +101,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         n_iter_no_change=np.inf,
         tol=1e-4,
         n_ensemble=8,
+        members=None,
         numeric_embedding="periodic",
         warm_start=False,
         random_state=None,
@@ -131,6 +133,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.n_ensemble = n_ensemble
+        self.members = members
         self.numeric_embedding = numeric_embedding
         self.warm_start = warm_start
         self.random_state = random_state
@@ -168,11 +171,11 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         metadata = {"sample_weight": sample_weight}
         context = self._init_callback_context(max_subtasks=self.max_iter)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=metadata)
-        task = make_task(self, X, y, sample_weight, (X_val, y_val, sample_weight_val))
+        tasks = make_tasks(self, X, y, sample_weight, (X_val, y_val, sample_weight_val))
         # skorch's machinery is the way to epochs; without callbacks it is spared
         if listens(context):
-            task.hooks.append(_EpochTasks(context, self, X, y, metadata))
-        self._train(task)
+            tasks[0].hooks.append(_EpochTasks(context, self, X, y, metadata))
+        self._train(tasks)
         context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata)
         return self
 
@@ -214,26 +217,33 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
     def _partial_fit(self, X, y, sample_weight, classes=None):
         if self.early_stopping is True:
             raise ValueError("partial_fit does not support early_stopping=True; use 'auto' or False.")
-        return self._train(make_task(self, X, y, sample_weight, classes=classes, epochs=1))
+        return self._train(make_tasks(self, X, y, sample_weight, classes=classes, epochs=1))
 
-    def _train(self, task):
-        net = train_tasks({0: task})[0]
-        if net is None:
-            self.__dict__.pop("net_", None)
+    def _train(self, tasks):
+        nets = train_tasks({0: tasks})[0]
+        if nets is None:
+            self.__dict__.pop("nets_", None)
             raise ValueError(DIVERGED)
-        adopt(self, net, task)
+        adopt(self, nets, tasks)
         return self
 
     def _outputs(self, X):
         """Return the network's outputs, ``(M, C, n_samples)``, in float64."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, **array_rules(self))
-        return self.net_.outputs(as_table(X, "cpu")).double().numpy()
+        table = as_table(X, "cpu")
+        return np.concatenate([net.outputs(table).double().numpy() for net in self.nets_])
 
     def _blocks(self, role):
         check_is_fitted(self)
         module = self.net_.module_
         return [part[0].cpu().numpy() for part in module.blocks(module.theta.data)[role]]
+
+    @property
+    def net_(self):
+        """The skorch net of all members, or of `members` the first one's."""
+        check_is_fitted(self)
+        return self.nets_[0]
 
     @property
     def coefs_(self):
@@ -268,7 +278,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         return [RoleReport(role, sizes[role], member.l2[role], float(budgets[role])) for role in ROLES]
 
     def __sklearn_is_fitted__(self):
-        return hasattr(self, "net_")
+        return hasattr(self, "nets_")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -289,7 +299,7 @@ class _EpochTasks(Callback):
 
     def on_epoch_end(self, net, **kwargs):
         stop = self.epoch.call_on_fit_task_end(
-            estimator=self.estimator, reconstruction_attributes=lambda: {"net_": net.snapshot()}, **self.data
+            estimator=self.estimator, reconstruction_attributes=lambda: {"nets_": [net.snapshot()]}, **self.data
         )
         if stop:
             raise KeyboardInterrupt

@@ -9,7 +9,7 @@ from sklearn.exceptions import FitFailedWarning
 
 from sk_bnreg.engine.tasks import DIVERGED, train_tasks
 from sk_bnreg.estimators.base import BaseBNMLP
-from sk_bnreg.estimators.preparation import Tables, adopt, make_task
+from sk_bnreg.estimators.preparation import Tables, adopt, make_tasks
 
 
 def fit_stack(
@@ -83,7 +83,7 @@ def fit_stack(
     by_estimator = zip(*given, strict=True) if several else [(X, y, sample_weight)] * n
     tables: Tables = {}
     tasks = {
-        i: make_task(
+        i: make_tasks(
             estimator,
             X_i,
             y_i,
@@ -103,11 +103,11 @@ def fit_stack(
         return () if stopped is None else stopped
 
     diverged = []
-    for i, net in train_tasks(tasks, None if on_epoch_end is None else call).items():
-        if net is None:
+    for i, nets in train_tasks(tasks, None if on_epoch_end is None else call).items():
+        if nets is None:
             diverged.append(i)
         else:
-            adopt(estimators[i], net, tasks[i])
+            adopt(estimators[i], nets, tasks[i])
     if len(diverged) == n:
         raise ValueError(DIVERGED)
     if diverged:

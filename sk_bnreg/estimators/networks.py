@@ -85,6 +85,9 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
     n_ensemble : int, default=8
         Networks trained from different seeds, at once; predictions are their mean. Each
         sets aside other rows for early stopping.
+    members : list of dict or None, default=None
+        Networks that differ, in place of `n_ensemble` alike: for each the parameters in which it differs from the
+        estimator's own, such as ``[{"batch_norm": False, "dropout": 0.1}, {"l2": 3.0}]``.
     numeric_embedding : {"periodic"} or None, default="periodic"
         "periodic": the first layer is given, beside each feature of more than two values, three
         learned mixtures of 8 cosines of it with learned frequencies (Gorishniy et al. 2022), so
@@ -134,7 +137,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
 
     Notes
     -----
-    With `n_ensemble` > 1 the attributes from `n_iter_` to `l2_report_` are those of the first member.
+    Of an ensemble, `net_` and the attributes from `n_iter_` to `l2_report_` are those of the first member.
 
     Examples
     --------
@@ -181,6 +184,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         tol=1e-4,
         class_weight=None,
         n_ensemble=8,
+        members=None,
         numeric_embedding="periodic",
         warm_start=False,
         random_state=None,
@@ -195,8 +199,8 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
             learning_rate_init=learning_rate_init, max_iter=max_iter, momentum=momentum, beta_1=beta_1, beta_2=beta_2,
             epsilon=epsilon, batch_norm_eps=batch_norm_eps, early_stopping=early_stopping,
             validation_fraction=validation_fraction, n_iter_no_change=n_iter_no_change, tol=tol, n_ensemble=n_ensemble,
-            numeric_embedding=numeric_embedding, warm_start=warm_start, random_state=random_state, device=device,
-            dtype=dtype, callbacks=callbacks, verbose=verbose,
+            members=members, numeric_embedding=numeric_embedding, warm_start=warm_start, random_state=random_state,
+            device=device, dtype=dtype, callbacks=callbacks, verbose=verbose,
         )  # fmt: skip
         self.class_weight = class_weight
 
@@ -359,6 +363,9 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
     n_ensemble : int, default=8
         Networks trained from different seeds, at once; predictions are their mean. Each
         sets aside other rows for early stopping.
+    members : list of dict or None, default=None
+        Networks that differ, in place of `n_ensemble` alike: for each the parameters in which it differs from the
+        estimator's own, such as ``[{"batch_norm": False, "dropout": 0.1}, {"l2": 3.0}]``.
     numeric_embedding : {"periodic"} or None, default="periodic"
         "periodic": the first layer is given, beside each feature of more than two values, three
         learned mixtures of 8 cosines of it with learned frequencies (Gorishniy et al. 2022), so
@@ -406,7 +413,7 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
 
     Notes
     -----
-    With `n_ensemble` > 1 the attributes from `n_iter_` to `l2_report_` are those of the first member.
+    Of an ensemble, `net_` and the attributes from `n_iter_` to `l2_report_` are those of the first member.
 
     Examples
     --------

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.base import is_classifier
+from sklearn.base import clone, is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.validation import validate_data
@@ -25,9 +25,51 @@ from sk_bnreg.estimators.targets import ClassTarget, NumberTarget
 
 AUTO_STOPPING = 200  # with more rows than these early_stopping="auto" sets some aside
 MOST_EMBEDDED = 256  # features
+OF_ALL_MEMBERS = {"callbacks", "device", "dtype", "members", "n_ensemble", "warm_start"}  # what they cannot differ in
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 Tables = dict[tuple[int, str, str], Table]  # by the user's object, dtype and device
+
+
+def make_tasks(network: Any, *data: Any, tables: Tables | None = None, **options: Any) -> list[Task]:
+    """Check a network's parameters and data, and return what trains it: a task, or one for each of its `members`.
+
+    The network keeps what `predict` needs of the data: names of features, classes, the scale of targets.
+
+    Parameters
+    ----------
+    network : BaseBNMLP
+    *data, tables, **options
+        As `make_task` takes them.
+
+    Raises
+    ------
+    ValueError
+        If a parameter or the data is not valid.
+    """
+    if network.members is None:
+        return [make_task(network, *data, tables=tables, **options)]
+    check_params(network)
+    own = set(network.get_params(deep=False)) - OF_ALL_MEMBERS
+    if not network.members or not all(isinstance(params, dict) and own >= set(params) for params in network.members):
+        raise ValueError(
+            f"members must be one or more dicts of parameters other than {sorted(OF_ALL_MEMBERS)}, got "
+            f"{network.members!r}."
+        )
+    if network.warm_start or network.callbacks or "epochs" in options:
+        raise ValueError("warm_start, callbacks and partial_fit are for networks that are alike; set members to None.")
+    network.__dict__.pop("nets_", None)  # if this training fails, nothing is fitted
+    seeds = check_random_state(network.random_state).randint(np.iinfo(np.int32).max, size=len(network.members))
+    alike = {"members": None, "n_ensemble": 1}
+    parts = [
+        clone(network).set_params(**alike | {"random_state": int(seed)} | params)
+        for seed, params in zip(seeds, network.members, strict=True)
+    ]
+    tables = {} if tables is None else tables
+    tasks = [make_task(part, *data, tables=tables, **options) for part in parts]
+    # of the same data all learn the same: names of features, classes, the scale of targets
+    network.__dict__.update({name: value for name, value in vars(parts[0]).items() if name.endswith("_")})
+    return tasks
 
 
 def make_task(
@@ -71,7 +113,7 @@ def make_task(
         If a parameter or the data is not valid.
     """
     check_params(network)
-    resumed = network.__dict__.get("net_") if network.warm_start or epochs else None
+    resumed = network.__dict__.get("nets_", [None])[0] if network.warm_start or epochs else None
     checked = _Checked(network, {} if tables is None else tables)
     table, X, y = checked.table_and_target(X, y, reset=resumed is None)
     weight = _checked_weight(sample_weight, X)
@@ -80,7 +122,7 @@ def make_task(
         index = index[weight[index] > 0]
         weight = weight[index]
     if resumed is None:
-        network.__dict__.pop("net_", None)  # if this training fails, nothing is fitted
+        network.__dict__.pop("nets_", None)  # if this training fails, nothing is fitted
         _learn_target(network, y[index], weight, classes, final=epochs is None)
     checked.learn_class_weights(y[index], weight)
 
@@ -116,15 +158,20 @@ def make_task(
     )
 
 
-def adopt(network: Any, net: StackedNet, task: Task) -> None:
-    """Let a network have the net that its task's training gave."""
-    record = net.records_[0]
-    network.net_ = net
+def adopt(network: Any, nets: list[StackedNet], tasks: list[Task]) -> None:
+    """Let a network have the nets that its tasks' training gave."""
+    record = nets[0].records_[0]
+    network.nets_ = nets
     network.n_iter_ = len(record.train_loss)
     network.best_iter_ = record.best_iter
     network.loss_curve_ = record.train_loss
     network.validation_loss_curve_ = record.valid_loss or None
-    network.structure_ = task.structure
+    network.structure_ = tasks[0].structure
+
+
+def n_networks(network: Any) -> int:
+    """Return how many networks an estimator trains."""
+    return network.n_ensemble if network.members is None else len(network.members)
 
 
 def check_params(network: Any) -> None:

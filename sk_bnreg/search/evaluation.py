@@ -22,7 +22,7 @@ from sk_bnreg.engine.tasks import DIVERGED, Task, train_tasks
 from sk_bnreg.engine.workers import threads_left_to_workers
 from sk_bnreg.estimators.base import BaseBNMLP
 from sk_bnreg.estimators.pipelines import Front, network_in, rows_at_network
-from sk_bnreg.estimators.preparation import Tables, adopt, make_task
+from sk_bnreg.estimators.preparation import Tables, adopt, make_tasks, n_networks
 
 ATTEMPTS = 3  # at a part whose worker died
 AT_ONCE = 64  # networks, so that memory does not grow with the candidates
@@ -255,8 +255,8 @@ def _parts(entries: Sequence[_Entry], n_jobs: int, by_candidate: bool) -> list[l
     if by_candidate:
         bundles = [list(own) for _, own in groupby(together, key=lambda entry: entry.place[0])]
     # memory goes with networks, and an ensemble has several
-    n_networks = sum(entry.network.n_ensemble for entry in together)
-    at_once = max(1, AT_ONCE * len(bundles) // n_networks) * n_jobs
+    n_trained = sum(n_networks(entry.network) for entry in together)
+    at_once = max(1, AT_ONCE * len(bundles) // n_trained) * n_jobs
     n_parts = min(len(bundles), -(-len(bundles) // at_once) * n_jobs)
     ends = np.linspace(0, len(bundles), n_parts + 1).astype(int)
     return [[entry for bundle in bundles[i:j] for entry in bundle] for i, j in pairwise(ends)] + alone
@@ -398,7 +398,7 @@ def _in_threads(
             if on_epoch_end is not None:
                 monitors[f] = rows_at_network(fitted.front.estimator, *fitted.test[:2])
     networks: dict[Place, Any] = {}
-    tasks: dict[Place, Task] = {}
+    tasks: dict[Place, list[Task]] = {}
     failures: dict[Place, Failure] = {}
     tables: Tables = {}
     for place, network, f, context in fits:
@@ -407,18 +407,18 @@ def _in_threads(
         networks[place] = clone(network)
         failure = fronts[f].failure
         if failure is None:
-            task, failure = attempt(
-                make_task, networks[place], *fronts[f].front.fit, monitor=monitors.get(f), tables=tables
+            own, failure = attempt(
+                make_tasks, networks[place], *fronts[f].front.fit, monitor=monitors.get(f), tables=tables
             )
         if failure is None:
-            tasks[place] = task
+            tasks[place] = own
         else:
             failures[place] = scoring.accept(failure)
-    for place, net in train_tasks(tasks, on_epoch_end).items():
-        if net is None:
+    for place, nets in train_tasks(tasks, on_epoch_end).items():
+        if nets is None:
             failures[place] = scoring.accept(Failure(ValueError(DIVERGED), f"ValueError: {DIVERGED}"))
         else:
-            adopt(networks[place], net, tasks[place])
+            adopt(networks[place], nets, tasks[place])
     seconds = (time.perf_counter() - start) / len(fits)
     results = {}
     for place, _, f, context in fits:

@@ -213,8 +213,12 @@ class StackedSearch(BaseSearchCV):
                 results[f"rank_{name}"] = rankdata(places, method="min").astype(np.int32)
         return results
 
+    def _winner(self):
+        """Return what is to be fitted on all rows."""
+        return candidate_of(self.estimator, self.best_params_)
+
     def _refit(self, about, fit_params, context):
-        self.best_estimator_ = candidate_of(self.estimator, self.best_params_)
+        self.best_estimator_ = self._winner()
         subcontext = context.subcontext(task_name="refit-with-best-params")
         with subcontext.propagate_callback_context(self.best_estimator_):
             subcontext.call_on_fit_task_begin(**about)

@@ -1,6 +1,9 @@
 """StackedOptunaSearchCV: an Optuna study that trains a batch of trials, on all folds, at once."""
 
 import tempfile
+from collections import ChainMap
+from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from threading import Event, Thread
@@ -13,12 +16,17 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
+from sklearn.base import is_classifier
 from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 
 from sk_bnreg.borrowed import BaseSearchCV, Interval, StrOptions, storage_of
-from sk_bnreg.search.evaluation import candidate_of
+from sk_bnreg.estimators.pipelines import network_in
+from sk_bnreg.estimators.preparation import OF_ALL_MEMBERS
+from sk_bnreg.search.ensemble import greedy_selection
+from sk_bnreg.search.evaluation import candidate_of, evaluate
 from sk_bnreg.search.grid import StackedSearch
+from sk_bnreg.search.predictions import outputs_of, predicted
 from sk_bnreg.search.trials import open_storage
 from sk_bnreg.search.worker import Worker, params_of
 
@@ -47,9 +55,13 @@ class StackedOptunaSearchCV(StackedSearch):
         Trials of the study, pruned ones included; None for no limit but `timeout`.
     timeout : float or None, default=None
         Seconds after which no further batch is begun.
-    scoring, refit, cv, error_score, return_train_score
-        As in `sklearn.model_selection.GridSearchCV`. With several scores the one that `refit`
-        names is the objective. A trial whose score is nan has failed.
+    scoring, cv, error_score, return_train_score
+        As in `sklearn.model_selection.GridSearchCV`. A trial whose score is nan has failed.
+    refit : bool, str or callable, default=True
+        As in `sklearn.model_selection.GridSearchCV`; with several scores the one that it names is the objective.
+        "ensemble" fits, in place of the best trial, up to 16 networks with the parameters of the trials (some several
+        times) whose mean predictions for the test rows score best, chosen greedily (Caruana et al. 2004): an estimator
+        with `members`. Trials of other workers or an earlier fit are trained once more for it.
     n_jobs : int or None, default=None
         Worker processes, each with batches of its own, through joblib. Which trial knows of which
         others then depends on time. Workers on other machines need a `storage` that they reach.
@@ -90,6 +102,12 @@ class StackedOptunaSearchCV(StackedSearch):
     Attributes
     ----------
     study_ : optuna.Study
+    ensemble_ : list of int
+        With ``refit="ensemble"`` the trial that each network of `best_estimator_` is of. `best_params_` and
+        `best_score_` stay those of the best single trial.
+    ensemble_score_ : float
+        The mean score of their mean predictions on the test rows of the folds: of those on which they were chosen, so
+        a little too good.
     cv_results_, best_estimator_, best_score_, best_params_, best_index_, scorer_, n_splits_, \
 refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         As in `sklearn.model_selection.GridSearchCV`, over the finished trials of the study.
@@ -187,6 +205,11 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
     def _evaluate(self, folds, scoring, refit_metric, context):
         """Run the study; return `cv_results_` of its finished trials and the names of their scores."""
         self._check_space()
+        ensemble = self.refit == "ensemble"
+        if ensemble:
+            self._member_params(self.param_distributions)
+            classes = _classes(self.estimator, np.asarray(folds.y))
+            scoring = replace(scoring, predict=partial(outputs_of, classes=classes))
         task = context.subcontext(task_name="search").call_on_fit_task_begin(estimator=self)
         n_jobs = joblib.effective_n_jobs(self.n_jobs)
         in_memory = self.storage is None
@@ -195,21 +218,25 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             shared = in_memory and n_jobs > 1
             study = self._open_study(f"{folder}/study.journal" if shared else self.storage, folds)
             seed = check_random_state(self.random_state).randint(2**31)
-            metric = self.refit if isinstance(self.refit, str) else refit_metric
+            metric = self.refit if isinstance(self.refit, str) and not ensemble else refit_metric
             worker = Worker(self, folds, scoring, study, metric, seed)
             with _ProgressBar(study, self.n_trials, self.show_progress_bar):
                 if n_jobs == 1:
-                    worker.run(0)
+                    outputs = worker.run(0)
                 else:
-                    Parallel(n_jobs, pre_dispatch="all", batch_size=1)(delayed(worker.run)(i) for i in range(n_jobs))
+                    parallel = Parallel(n_jobs, pre_dispatch="all", batch_size=1)
+                    outputs = dict(ChainMap(*parallel(delayed(worker.run)(i) for i in range(n_jobs))))
             # workers that end at the same moment may have added more trials than asked for
             if shared:
                 trials = study.get_trials()[: self.n_trials]
                 study = self._open_study(None, folds)
                 study.add_trials(trials)
         self.study_ = study
+        results = self._results(study, folds)
+        if ensemble:
+            self._select(study, folds, scoring, outputs)
         task.call_on_fit_task_end(estimator=self)
-        return self._results(study, folds)
+        return results
 
     def _check_space(self):
         """Refuse a search that would never end, or that would tune what there is not."""
@@ -225,6 +252,55 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         unknown = set(self.param_distributions) - set(self.estimator.get_params())
         if unknown:
             raise ValueError(f"param_distributions names {sorted(unknown)}, which are no parameters of the estimator.")
+
+    def _member_params(self, params):
+        """Return parameters of the estimator as those of the network at its end, by its own names."""
+        network, path = network_in(self.estimator)
+        own = {name.removeprefix(f"{path}__") if path else name: value for name, value in params.items()}
+        shared = set(own) - set(network.get_params(deep=False)) if network else set(params)
+        shared |= set(own) & OF_ALL_MEMBERS
+        if shared:
+            raise ValueError(
+                "refit='ensemble' fits networks to the same data: param_distributions must name parameters of a "
+                f"network at the end of the estimator, in which networks can differ, not {sorted(shared)}."
+            )
+        return own
+
+    def _select(self, study, folds, scoring, outputs):
+        """Choose the networks of the ensemble among the trials that went through all folds."""
+        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+        trials.sort(key=lambda trial: -trial.value)
+        lacking = [trial for trial in trials if trial.number not in outputs]
+        params = [params_of(trial, self.param_distributions) for trial in lacking]
+        found = evaluate(self.estimator, params, folds, scoring, n_jobs=self.n_jobs)
+        for i, trial in enumerate(lacking):
+            own = [found[i, split] for split in range(len(folds.splits))]
+            if not any(result["fit_error"] for result in own):
+                outputs[trial.number] = [result["outputs"] for result in own]
+        trials = [trial for trial in trials if trial.number in outputs]
+        tests = [folds.scored(test) for _, test in folds.splits]
+        classifier, y = is_classifier(self.estimator), np.asarray(folds.y)
+        classes = _classes(self.estimator, y)
+
+        def score(fold, mean):
+            X, y_test, params = tests[fold]
+            return scoring.scorer(predicted(mean, classes, classifier, flat=y.ndim == 1), X, y_test, **params)
+
+        by_fold = [
+            np.stack(outputs_of_fold) for outputs_of_fold in zip(*(outputs[t.number] for t in trials), strict=True)
+        ]
+        chosen, self.ensemble_score_ = greedy_selection(by_fold, score)
+        self.ensemble_ = [trials[i].number for i in chosen]
+
+    def _winner(self):
+        if self.refit != "ensemble":
+            return super()._winner()
+        trials = {trial.number: trial for trial in self.study_.get_trials(deepcopy=False)}
+        members = [
+            self._member_params(params_of(trials[number], self.param_distributions)) for number in self.ensemble_
+        ]
+        _, path = network_in(self.estimator)
+        return candidate_of(self.estimator, {f"{path}__members" if path else "members": members})
 
     def _open_study(self, storage, folds):
         """Return the study, a new one or that of the storage, which must be of the same rows and folds."""
@@ -298,6 +374,11 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         }
         first_scores = dict.fromkeys(metrics) if multimetric else 0.0
         return self._format_results(candidates, n_splits, out, more), first_scores
+
+
+def _classes(estimator, y):
+    """Return all classes; None for several labels, and for numbers."""
+    return np.unique(y) if is_classifier(estimator) and y.ndim == 1 else None
 
 
 class _ProgressBar:

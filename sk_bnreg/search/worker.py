@@ -68,6 +68,7 @@ class Worker:
         self.search, self.folds, self.scoring = search, folds, scoring
         self.study, self.metric, self.seed = study, metric, seed
         self.fronts = {}
+        self.outputs = {}
         self.deadline = np.inf if search.timeout is None else time.time() + search.timeout
 
     def run(self, number):
@@ -77,6 +78,11 @@ class Worker:
         ----------
         number : int
             This worker's, from 0 on: of a sampler that was given, all but the first take another seed.
+
+        Returns
+        -------
+        dict of int to list of ndarray
+            By number of a trial that went through all folds, what it predicted in each, if that is wanted.
         """
         search, study = self.search, self.study
         if number and search.sampler is not None:
@@ -90,6 +96,7 @@ class Worker:
                     time.sleep(min(1.0, search.heartbeat_interval))
                 else:
                     break
+        return self.outputs
 
     def _ask(self, queue):
         """Yield a batch of trials with the values that the sampler suggests, or had suggested."""
@@ -244,6 +251,8 @@ class Worker:
             attrs["stopped_epoch"] = stopped_epoch
         # a pruned trial has scores too, but a sampler that learns from complete ones must not take them for its best
         pruned = stopped_epoch is not None or len(results) < len(self.folds.splits)
+        if not pruned and all("outputs" in result for result in results):
+            self.outputs[asked.trial.number] = [result["outputs"] for result in results]
         state = TrialState.PRUNED if pruned else TrialState.FAIL if np.isnan(score) else TrialState.COMPLETE
         return queue.finish(asked.trial, attrs, score if state == TrialState.COMPLETE else None, state)
 

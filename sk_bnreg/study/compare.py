@@ -216,6 +216,8 @@ def _checked(
     network, _ = network_in(estimator)
     if network is None:
         raise ValueError(f"estimator must be or end in a BNMLPClassifier or BNMLPRegressor, got {estimator!r}.")
+    if network.members is not None:
+        raise ValueError("estimator must have members=None: members that differ would keep their own regularization.")
     found = checked_schemes(schemes)
     if learning_rate not in ("tuned", "fixed"):
         raise ValueError(f"learning_rate must be 'tuned' or 'fixed', got {learning_rate!r}.")

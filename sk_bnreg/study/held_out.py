@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
+from sklearn.base import is_classifier
 from sklearn.metrics import (
     brier_score_loss,
     check_scoring,
@@ -19,8 +19,9 @@ from sklearn.metrics import (
     r2_score,
 )
 
-from sk_bnreg.borrowed import check_method_params, num_samples, safe_indexing
+from sk_bnreg.borrowed import check_method_params, safe_indexing
 from sk_bnreg.search.evaluation import attempt
+from sk_bnreg.search.predictions import predicted
 from sk_bnreg.study.warned import recorded
 
 Place = tuple[int, int]  # an outer fold: its repeat, its number
@@ -66,31 +67,6 @@ def metric_name(estimator: Any, scoring: Any) -> str:
 def _check_name(scoring: Any) -> None:
     if isinstance(scoring, str) and scoring not in get_scorer_names():
         raise ValueError(f"scoring must be a score in sklearn.metrics.get_scorer_names(), got {scoring!r}.")
-
-
-def outputs_of(estimator: Any, X: Any, classes: np.ndarray | None) -> np.ndarray:
-    """Predict rows as what scores are computed from.
-
-    Parameters
-    ----------
-    estimator : fitted estimator
-    X : array-like of shape (n_samples, n_features)
-    classes : ndarray or None
-        All classes, also those that the estimator has not seen; None for several labels, and for numbers.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_columns)
-        Probabilities in single precision, or predicted numbers.
-    """
-    if not is_classifier(estimator):
-        return np.asarray(estimator.predict(X), dtype=float).reshape(num_samples(X), -1)
-    probability = estimator.predict_proba(X).astype(np.float32)
-    if classes is None:
-        return probability
-    known = np.zeros((len(probability), len(classes)), np.float32)
-    known[:, np.searchsorted(classes, estimator.classes_)] = probability
-    return known
 
 
 def proper_score(estimator: Any, X: Any, y: Any, sample_weight: Any = None, **_: Any) -> float:
@@ -238,11 +214,7 @@ class HeldOut:
         return found
 
     def _predicted(self, outputs: np.ndarray) -> Any:
-        if not self.classifier:
-            return _PredictedNumbers(outputs[:, 0] if np.ndim(self.y) == 1 else outputs)
-        if self.classes is not None:  # in single precision they sum to 1 but for rounding, of which scores warn
-            outputs = outputs / np.maximum(outputs.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-        return _PredictedClasses(outputs, self.classes)
+        return predicted(outputs, self.classes, self.classifier, flat=np.ndim(self.y) == 1)
 
 
 def load_outputs(path: Path) -> FoldOutputs:
@@ -286,41 +258,3 @@ def scored(networks: pd.DataFrame, held_out: HeldOut, scorers: Mapping[str, Any]
                     )
                 found.append(rows.loc[list(scores)].assign(metric=metric, n_networks=size, score=list(scores.values())))
     return pd.concat(found).reset_index()
-
-
-class _PredictedNumbers(RegressorMixin, BaseEstimator):
-    """Stands where a scorer asks a fitted regressor for its predictions."""
-
-    def __init__(self, outputs: np.ndarray):
-        self.outputs = outputs
-
-    def fit(self, X: Any, y: Any) -> "_PredictedNumbers":
-        """Do nothing; scikit-learn's checks ask that there be such a method."""
-        return self
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Return the predictions, of rows that are known beforehand."""
-        return self.outputs
-
-
-class _PredictedClasses(ClassifierMixin, BaseEstimator):
-    """Stands where a scorer asks a fitted classifier for its predictions."""
-
-    def __init__(self, outputs: np.ndarray, classes: np.ndarray | None):
-        self.outputs = outputs
-        self.classes = classes
-        self.classes_ = np.arange(outputs.shape[1]) if classes is None else classes
-
-    def fit(self, X: Any, y: Any) -> "_PredictedClasses":
-        """Do nothing; scikit-learn's checks ask that there be such a method."""
-        return self
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Return the most probable class, or each label with a probability over 1/2."""
-        if self.classes is None:
-            return (self.outputs > 0.5).astype(np.int64)
-        return self.classes[self.outputs.argmax(axis=1)]
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probabilities."""
-        return self.outputs

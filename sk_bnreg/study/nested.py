@@ -14,8 +14,9 @@ from sklearn.utils.multiclass import type_of_target
 from sk_bnreg.borrowed import safe_indexing
 from sk_bnreg.estimators.pipelines import network_in
 from sk_bnreg.search.evaluation import Folds, Result, Scoring, evaluate
+from sk_bnreg.search.predictions import outputs_of
 from sk_bnreg.study.candidates import Candidates, Setting
-from sk_bnreg.study.held_out import Place, outputs_of, proper_score
+from sk_bnreg.study.held_out import Place, proper_score
 from sk_bnreg.study.warned import recorded
 from sk_bnreg.theory.rotation import NormRecorder
 

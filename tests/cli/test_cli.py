@@ -3,6 +3,7 @@
 import re
 import sys
 
+import joblib
 import pandas as pd
 import pytest
 
@@ -39,6 +40,15 @@ def test_tables_are_read_for_what_they_are(mixed, tmp_path):
     ):
         pd.DataFrame({"x": range(60), "y": values}).to_csv(tmp_path / "t.csv", index=False)
         assert read_table(str(tmp_path / "t.csv")).task == task
+
+
+def test_tune_saves_an_ensemble_of_the_trials_that_it_names(tmp_path, call):
+    done = call("wine", "--trials", 3, "--folds", 2, "--ensemble", "--out", tmp_path, command="tune")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("ensemble of")]
+    named = [int(n) for n in re.findall(r"\d+ \((\d+)\)", done.stdout)]
+    network = joblib.load(tmp_path / "best_estimator.joblib")[-1]
+    assert len(network.members) == len(network.nets_) == sum(named) == int(line.split()[2])
 
 
 @pytest.mark.parametrize("command", ["compare", "tune"])
