@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accuracy import fill, make_model, measure, prepare
+from accuracy import N_ROWS, fill, make_model, measure, prepare, read
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
 
@@ -206,7 +206,7 @@ def run(args):
                 ):
                     stack.enter_context(each)
                 for path in paths:
-                    if (path.stem, seed, name) not in done:
+                    if (path.stem, seed, name, N_ROWS) not in done:
                         row = measure(path, seed, name, partial(make_variant, change))
                         with args.results.open("a") as file:
                             file.write(json.dumps(row) + "\n")
@@ -215,7 +215,7 @@ def run(args):
 
 def write(args):
     """Write what the variants measured, each against the defaults on the same splits."""
-    frame = pd.read_json(args.results, lines=True)
+    frame = read(args.results)
     whole = frame.groupby("model")[["table", "split"]].apply(len)
     frame = frame[frame["model"].isin(whole.index[whole == whole["defaults"]])]
     scores, losses, errors = (

@@ -1,12 +1,14 @@
 """Do the default estimators beat the strongest defaults there are, and how long do they take?
 
 Every .parquet table in a folder (target in the column "target"), split at random three times into at most 5,000 rows
-for training and 5,000 for testing; every model sees the same splits, on one thread. One line per table, split and model
-is added to a .jsonl file; lines that are there already are not computed again, so a run can be interrupted, and models
-that need an environment of their own (RealMLP_TD and TabM_D, of pytabkit) can be added by it.
+(or as many as --rows says) for training and as many for testing; every model sees the same splits, on one thread. One
+line per table, split and model is added to a .jsonl file; lines that are there already are not computed again, so a run
+can be interrupted, and models that need an environment of their own (RealMLP_TD and TabM_D, of pytabkit) can be added
+by it. So can the Elo ratings, which need bencheval, the engine of TabArena's leaderboard.
 
     OMP_NUM_THREADS=1 python benchmarks/accuracy.py run DIR accuracy.jsonl --models sk_bnreg MLP HistGB [--splits 3]
     python benchmarks/accuracy.py write accuracy.jsonl docs/accuracy.md
+    python benchmarks/accuracy.py elo accuracy.jsonl docs/accuracy.md
 """
 
 import argparse
@@ -23,14 +25,17 @@ import pandas as pd
 from sklearn.base import is_classifier
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.impute import SimpleImputer
-from sklearn.metrics import log_loss
+from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from skrub import tabular_pipeline
 
-MODELS = ("sk_bnreg", "RealMLP_TD", "TabM_D", "MLP", "MLP-256", "HistGB", "LightGBM", "CatBoost")
+MODELS = (
+    "sk_bnreg", "RealMLP_TD", "TabM_D", "MLP", "MLP-256", "HistGB", "LightGBM", "CatBoost", "RandomForest",
+)  # fmt: skip
 BASELINE = "RealMLP_TD"
 N_ROWS = 5000
+HALVES = 0  # seed by which the tables are divided into two halves
 
 
 def make_model(name, task, seed, categories):
@@ -53,6 +58,10 @@ def make_model(name, task, seed, categories):
     if name == "HistGB":
         model = tabular_pipeline(kind.lower())
         return model.set_params(**{f"{model.steps[-1][0]}__random_state": seed})
+    if name == "RandomForest":
+        from sklearn import ensemble
+
+        return tabular_pipeline(getattr(ensemble, "RandomForest" + kind)(random_state=seed, n_jobs=1))
     if name == "LightGBM":
         import lightgbm
 
@@ -83,17 +92,17 @@ def make_model(name, task, seed, categories):
     raise ValueError(f"The models are {MODELS}, got {name!r}.")
 
 
-def split(path, seed):
-    """Return a table's rows for training and testing, and its task."""
+def split(path, seed, n_rows=N_ROWS):
+    """Return a table's rows for training and testing, at most `n_rows` each, and its task."""
     X = pd.read_parquet(path)
     y = X.pop("target")
     task = "regression" if pd.api.types.is_float_dtype(y) else "classification"
-    n_train = min(N_ROWS, len(X) * 3 // 4)
+    n_train = min(n_rows, len(X) * 3 // 4)
     parts = train_test_split(
         X,
         y if task == "regression" else y.astype(str),
         train_size=n_train,
-        test_size=min(N_ROWS, len(X) - n_train),
+        test_size=min(n_rows, len(X) - n_train),
         stratify=y if task == "classification" else None,
         random_state=seed,
     )
@@ -108,9 +117,9 @@ def calibration_error(y, probability, classes, n_bins=15):
     return sum(gaps) / len(y)
 
 
-def measure(path, seed, name, make, warm=True):
+def measure(path, seed, name, make, warm=True, n_rows=N_ROWS):
     """Fit what `make(task, seed, categories)` returns to a split of a table; return what became of it."""
-    X_train, X_test, y_train, y_test, task = split(path, seed)
+    X_train, X_test, y_train, y_test, task = split(path, seed, n_rows)
     categories = X_train.select_dtypes("category").columns.tolist()
     if not warm:
         make(task, seed, categories).fit(X_train[:300], y_train[:300])
@@ -118,19 +127,26 @@ def measure(path, seed, name, make, warm=True):
     start = perf_counter()
     model.fit(X_train, y_train)
     fitted = perf_counter()
-    prediction = model.predict(X_test)
-    row = {"table": path.stem, "task": task, "split": seed, "model": name, "n_train": len(X_train)}
+    prediction = np.ravel(model.predict(X_test))
+    row = {"table": path.stem, "task": task, "split": seed, "model": name, "rows": n_rows, "n_train": len(X_train)}
     row |= {"fit_seconds": fitted - start, "predict_seconds": perf_counter() - fitted}
-    if task == "regression":
-        y = y_test.to_numpy()
-        return row | {"score": 1 - ((y - np.ravel(prediction)) ** 2).mean() / y.var()}
-    assert is_classifier(model)
-    y, probability = y_test.to_numpy(), np.asarray(model.predict_proba(X_test), np.float64)
+    return row | scores(model, X_test, y_test.to_numpy(), prediction)
+
+
+def scores(model, X, y, prediction):
+    """Return accuracy or R2, and what leaderboards rank by."""
+    if not is_classifier(model):
+        squared = ((y - prediction) ** 2).mean()
+        return {"score": 1 - squared / y.var(), "rmse": float(np.sqrt(squared))}
+    probability, classes = np.asarray(model.predict_proba(X), np.float64), np.asarray(model.classes_)
     probability /= probability.sum(1, keepdims=True)
-    return row | {
-        "score": float((np.ravel(prediction) == y).mean()),
-        "log_loss": log_loss(y, probability, labels=model.classes_),
-        "calibration_error": calibration_error(y, probability, np.asarray(model.classes_)),
+    several = len(classes) > 2
+    return {
+        "score": float((prediction == y).mean()),
+        "log_loss": log_loss(y, probability, labels=classes),
+        "auc": float(roc_auc_score(y, probability if several else probability[:, 1], multi_class="ovr")),
+        "n_classes": len(classes),
+        "calibration_error": calibration_error(y, probability, classes),
     }
 
 
@@ -141,8 +157,12 @@ def prepare(results):
     warnings.simplefilter("ignore")  # scikit-learn's convergence, skrub's unknown categories
     if not results.exists():
         return set()
-    known = pd.read_json(results, lines=True)
-    return set(zip(known["table"], known["split"], known["model"], strict=True))
+    known = read(results)
+    return set(zip(known["table"], known["split"], known["model"], known["rows"], strict=True))
+
+
+def read(results):
+    return pd.read_json(results, lines=True).drop_duplicates(["table", "split", "model", "rows"], keep="last")
 
 
 def run(args):
@@ -152,8 +172,8 @@ def run(args):
     for seed in range(args.splits):
         for path in tables:
             for name in args.models:
-                if (path.stem, seed, name) not in done:
-                    row = measure(path, seed, name, partial(make_model, name), name in warm)
+                if (path.stem, seed, name, args.rows) not in done:
+                    row = measure(path, seed, name, partial(make_model, name), name in warm, args.rows)
                     warm.add(name)
                     with args.results.open("a") as file:
                         file.write(json.dumps(row) + "\n")
@@ -167,18 +187,22 @@ def write(args):
     from sk_bnreg import CriticalDifferenceDisplay
 
     matplotlib.rcParams["svg.hashsalt"] = "accuracy"
-    every = pd.read_json(args.results, lines=True).drop_duplicates(["table", "split", "model"], keep="last")
-    n_splits = every.groupby("model")[["table", "split"]].apply(len)
-    frame = every[every["model"].isin(n_splits.index[n_splits == n_splits.max()])]
-    scores, fits, losses, errors = (
+    every = read(args.results)
+    large, every = every[every["rows"] > N_ROWS], every[every["rows"] == N_ROWS]
+    frame = complete(every).assign(loss=lambda rows: rows["log_loss"].fillna(rows["rmse"]))
+    scores, fits, losses, errors, both = (
         frame.pivot_table(index="table", columns="model", values=name)
-        for name in ("score", "fit_seconds", "log_loss", "calibration_error")
+        for name in ("score", "fit_seconds", "log_loss", "calibration_error", "loss")
     )
+    ranks = scores.rank(axis=1, ascending=False)
+    halves = ranks.groupby(half_of(ranks.index)).mean()
     ratio = fits.div(fits[BASELINE], axis=0)
     low, high = scores.min(axis=1), scores.max(axis=1)
     summary = pd.DataFrame(
         {
-            "mean rank": scores.rank(axis=1, ascending=False).mean(),
+            "mean rank": ranks.mean(),
+            **{f"half {half}": halves.loc[half] for half in halves.index},
+            "by log loss or RMSE": both.rank(axis=1).mean(),
             "won": (scores.rank(axis=1, ascending=False, method="min") == 1).sum(),
             "mean score": scores.mean(),
             "normalised": scores.sub(low, axis=0).div(high - low, axis=0).mean(),
@@ -195,14 +219,54 @@ def write(args):
         scores[summary.index].round(4).to_markdown(),
         *(against(every, "sk_bnreg", model) for model in sorted(set(every["model"]) - {"sk_bnreg"})),
     ]
+    if len(large):
+        paragraphs += [
+            f"All rows of the largest tables, at most {large['rows'].max():,} for training:",
+            large.pivot_table(index="table", columns="model", values="score").round(4).to_markdown(),
+            *(against(large, "sk_bnreg", model) for model in sorted(set(large["model"]) - {"sk_bnreg"})),
+        ]
     fill(args.page, "accuracy", "\n\n".join(paragraphs))
     figure = CriticalDifferenceDisplay.from_scores(scores[summary.index]).figure_
     figure.savefig(args.page.with_suffix(".svg"), metadata={"Date": None})
 
 
-def fill(page, name, text):
+def elo(args):
+    """Write the models' Elo ratings as TabArena rates: by AUC, log loss of several classes, or RMSE."""
+    from bencheval.evaluator import BenchmarkEvaluator
+
+    frame = complete(read(args.results).query("rows == @N_ROWS"))
+    error = (1 - frame["auc"]).where(frame["n_classes"] == 2, frame["log_loss"]).fillna(frame["rmse"])
+    data = pd.DataFrame(
+        {
+            "method": frame["model"],
+            "task": frame["table"],
+            "seed": frame["split"],
+            "metric_error": error,
+            "time_train_s": frame["fit_seconds"],
+            "time_infer_s": frame["predict_seconds"],
+        }
+    )
+    options = {"calibration_framework": "RandomForest", "calibration_elo": 1000, "BOOTSTRAP_ROUNDS": 200}
+    board = BenchmarkEvaluator(seed_column="seed").leaderboard(data, elo_kwargs=options)
+    columns = [name for name in board if name.startswith("elo") or name in ("rank", "winrate")]
+    fill(args.page, "elo", board[columns].sort_values("elo", ascending=False).round(2).to_markdown(), "accuracy.py elo")
+
+
+def complete(frame):
+    """Return the rows of models that were fitted to all splits of all tables."""
+    n_splits = frame.groupby("model")[["table", "split"]].apply(len)
+    return frame[frame["model"].isin(n_splits.index[n_splits == n_splits.max()])]
+
+
+def half_of(tables):
+    """Return, by table, to which half it belongs: choices made on one are judged on the other."""
+    order = np.random.default_rng(HALVES).permutation(sorted(tables))
+    return {table: "AB"[place % 2] for place, table in enumerate(order)}
+
+
+def fill(page, name, text, script=None):
     """Write a text into its place in a page."""
-    start, end = f"<!-- {name}: benchmarks/{name}.py -->", f"<!-- end of {name} -->"
+    start, end = f"<!-- {name}: benchmarks/{script or name + '.py'} -->", f"<!-- end of {name} -->"
     head, rest = page.read_text().split(start)
     page.write_text(f"{head}{start}\n{text}\n{end}{rest.split(end)[1]}")
 
@@ -231,11 +295,13 @@ def main():
     runs.add_argument("--models", nargs="+", choices=MODELS, default=["sk_bnreg"])
     runs.add_argument("--tables", nargs="+")
     runs.add_argument("--splits", type=int, default=3)
+    runs.add_argument("--rows", type=int, default=N_ROWS)
     runs.set_defaults(function=run)
-    writes = commands.add_parser("write")
-    writes.add_argument("results", type=Path)
-    writes.add_argument("page", type=Path)
-    writes.set_defaults(function=write)
+    for name, function in (("write", write), ("elo", elo)):
+        writes = commands.add_parser(name)
+        writes.add_argument("results", type=Path)
+        writes.add_argument("page", type=Path)
+        writes.set_defaults(function=function)
     args = parser.parse_args()
     args.function(args)
 
