@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sk_bnreg.estimators.pipelines import network_in
+from sk_bnreg.estimators.preparation import n_networks
 from sk_bnreg.report.diagnosis_displays import InvarianceDisplay, NormTrajectoryDisplay
 from sk_bnreg.report.displays import (
     L2PathDisplay,
@@ -107,9 +108,10 @@ def write_report(comparison: Comparison, path, about):
         headline=_best_headline(comparison.best_scheme, answers) if best_against else _headline(answers),
         interaction=comparison.interaction() if comparison.has_interaction else None,
         metrics=_metric_views(comparison, answers),
-        n_members=0 if network is None else network.n_ensemble,
+        n_members=0 if network is None else n_networks(network),
         params={} if network is None else _params(network),
         plan=comparison.plan,
+        unlike=network is not None and network.members is not None,
         scores=comparison.table(),
         sizes=sizes,
         trials=", ".join(trials),
@@ -194,7 +196,10 @@ def _differing(answers, *contrasts):
 
 
 def _params(network):
-    """Return the parameters of a network that were tuned or are not the defaults."""
+    """Return the parameters of a network that were tuned or are not the defaults; of members that differ, theirs."""
+    if network.members is not None:
+        named = [", ".join(f"{name} = {_short(value)}" for name, value in one.items()) for one in network.members]
+        return {f"{n} network{'s' * (n > 1)}": params for params, n in Counter(named).most_common()}
     # the tuned ones also where they happen to be the default: that is an answer too
     defaults = type(network)().get_params()
     return {name: value for name, value in network.get_params().items() if name in _TUNED or value != defaults[name]}

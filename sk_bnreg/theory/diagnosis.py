@@ -283,13 +283,14 @@ def _l2_sentences(
     if by_eps:
         sentences += [
             f"L2 on {_words(by_eps)} would be without effect on the function, but batch_norm_eps="
-            f"{network.batch_norm_eps:g} is not small beside the variances here, so their scale counts."
+            f"{network.structure_.batch_norm_eps:g} is not small beside the variances here, so their scale counts."
         ]
         held = [block for block in held if block not in by_eps]
     if held:
         sentence = f"L2 on {_words(held)} limits the function: nothing that leaves it as it is shrinks them all."
-        if network.activation not in HOMOGENEOUS:
-            sentence += f" (Of activation={network.activation!r}, which is not homogeneous, theory knows no more.)"
+        activation = network.structure_.activation
+        if activation not in HOMOGENEOUS:
+            sentence += f" (Of activation={activation!r}, which is not homogeneous, theory knows no more.)"
         sentences += [sentence]
     return sentences
 

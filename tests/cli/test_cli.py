@@ -49,6 +49,9 @@ def test_tune_saves_an_ensemble_of_the_trials_that_it_names(tmp_path, call):
     named = [int(n) for n in re.findall(r"\d+ \((\d+)\)", done.stdout)]
     network = joblib.load(tmp_path / "best_estimator.joblib")[-1]
     assert len(network.members) == len(network.nets_) == sum(named) == int(line.split()[2])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"the mean of {len(network.members)} networks with the parameters of several trials" in page
+    assert all(f"learning_rate_init = {m['learning_rate_init']:.4g}" in page for m in network.members)
 
 
 @pytest.mark.parametrize("command", ["compare", "tune"])
