@@ -78,7 +78,7 @@ def learning_rates(schedule: str, peak: float, n_steps: int) -> NDArray[np.float
     [0.1, 0.0854, 0.05, 0.0146]
     """
     if schedule == "constant":
-        return np.full(n_steps, peak)
+        return np.full(n_steps, peak, dtype=float)
     step = np.arange(n_steps)
     if schedule == "cosine":
         return peak / 2 * (1 + np.cos(np.pi * step / n_steps))

@@ -56,6 +56,8 @@ class Task:
         Rows to report on.
     net : StackedNet or None
         The net to go on with (warm start); None starts a new one.
+    n_before : int
+        Epochs that `net` has trained already.
     epochs : int or None
         Epochs at a constant learning rate (`partial_fit`) instead of the schedule.
     callbacks : list
@@ -70,6 +72,7 @@ class Task:
     valid: list[Rows]
     monitor: Rows | None = None
     net: StackedNet | None = None
+    n_before: int = 0
     epochs: int | None = None
     callbacks: list[Any] = field(default_factory=list)
     hooks: list[Callback] = field(default_factory=list)

@@ -1,5 +1,6 @@
 """What BNMLPClassifier and BNMLPRegressor share: parameters, `fit`, fitted attributes."""
 
+import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, MultiOutputMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
 
@@ -27,6 +29,11 @@ from sk_bnreg.estimators.preparation import (
     make_tasks,
     n_rows_aside,
 )
+
+
+def trains_on(network):
+    """Tell whether a network can go on with some rows after others; for `available_if`."""
+    return network.solver in SOLVERS and network.members is None
 
 
 class RoleReport(NamedTuple):
@@ -176,6 +183,15 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         if listens(context):
             tasks[0].hooks.append(_EpochTasks(context, self, X, y, metadata))
         self._train(tasks)
+        # with early stopping the best epoch is kept, whatever came after
+        unstopped = self.n_iter_ == self.max_iter and self.validation_loss_curve_ is None
+        if self.learning_rate == "constant" and unstopped:
+            warnings.warn(
+                f"After max_iter={self.max_iter} epochs at a constant learning rate training had not converged: no "
+                "n_iter_no_change epochs passed without an improvement.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
         context.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=metadata)
         return self
 
@@ -244,6 +260,41 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         """The skorch net of all members, or of `members` the first one's."""
         check_is_fitted(self)
         return self.nets_[0]
+
+    @property
+    def loss_(self):
+        """The training loss of the last epoch."""
+        return self.loss_curve_[-1]
+
+    @property
+    def best_loss_(self):
+        """The least training loss; None with early stopping."""
+        return None if self.validation_loss_curve_ else min(self.loss_curve_)
+
+    @property
+    def validation_scores_(self):
+        """Minus the validation loss after each epoch; None without early stopping."""
+        return self.validation_loss_curve_ and [-loss for loss in self.validation_loss_curve_]
+
+    @property
+    def best_validation_score_(self):
+        """The greatest of `validation_scores_`; None without early stopping."""
+        return self.validation_scores_ and max(self.validation_scores_)
+
+    @property
+    def n_layers_(self):
+        """Layers, the inputs counted as one."""
+        return len(self.structure_.hidden_layer_sizes) + 2
+
+    @property
+    def n_outputs_(self):
+        """Units of the last layer."""
+        return self.structure_.n_outputs
+
+    @property
+    def out_activation_(self):
+        """What makes predictions of the last layer's outputs."""
+        return {"binary": "logistic", "multiclass": "softmax", "squared": "identity"}[self.structure_.loss]
 
     @property
     def coefs_(self):

@@ -3,9 +3,10 @@
 import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.metaestimators import available_if
 
 from sk_bnreg.borrowed import StrOptions, check_partial_fit_first_call
-from sk_bnreg.estimators.base import BaseBNMLP
+from sk_bnreg.estimators.base import BaseBNMLP, trains_on
 
 
 class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
@@ -113,14 +114,30 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
     net_ : skorch.NeuralNet
         The trained net: ``net_.history``, ``net_.save_params``, ``net_.module_``.
     n_iter_ : int
-        Epochs trained.
+        Epochs that the last call of `fit` or `partial_fit` trained.
+    t_ : int
+        Rows seen in training, each as often as it was.
     best_iter_ : int
-        Epochs after which the kept weights were reached; `n_iter_` without early stopping.
+        Epochs after which the kept weights were reached; all without early stopping.
     loss_curve_ : list of float
-        Mean training loss of each epoch; with ``l2_mode="loss"`` the penalty at its end
-        is included.
+        Mean training loss of each epoch, of all calls that went on with one another; with ``l2_mode="loss"`` the
+        penalty at its end is included.
+    loss_ : float
+        The last of `loss_curve_`.
+    best_loss_ : float or None
+        The least of `loss_curve_`; None with early stopping, as in scikit-learn.
     validation_loss_curve_ : list of float or None
         Validation loss after each epoch; None without early stopping.
+    validation_scores_ : list of float or None
+        Minus `validation_loss_curve_`: by it, and not by accuracy or R2, an epoch is chosen.
+    best_validation_score_ : float or None
+        The greatest of `validation_scores_`.
+    n_layers_ : int
+        Layers, the inputs counted as one.
+    n_outputs_ : int
+        Units of the last layer.
+    out_activation_ : {"logistic", "softmax", "identity"}
+        What makes predictions of the last layer.
     coefs_ : list of ndarray of shape (n_in, n_out)
         Weights of each layer.
     intercepts_ : list of ndarray of shape (n_out,)
@@ -204,6 +221,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         )  # fmt: skip
         self.class_weight = class_weight
 
+    @available_if(trains_on)
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Train for one epoch at `learning_rate_init`, from where the last call ended.
 
@@ -389,14 +407,30 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
     net_ : skorch.NeuralNet
         The trained net: ``net_.history``, ``net_.save_params``, ``net_.module_``.
     n_iter_ : int
-        Epochs trained.
+        Epochs that the last call of `fit` or `partial_fit` trained.
+    t_ : int
+        Rows seen in training, each as often as it was.
     best_iter_ : int
-        Epochs after which the kept weights were reached; `n_iter_` without early stopping.
+        Epochs after which the kept weights were reached; all without early stopping.
     loss_curve_ : list of float
-        Mean training loss of each epoch; with ``l2_mode="loss"`` the penalty at its end
-        is included.
+        Mean training loss of each epoch, of all calls that went on with one another; with ``l2_mode="loss"`` the
+        penalty at its end is included.
+    loss_ : float
+        The last of `loss_curve_`.
+    best_loss_ : float or None
+        The least of `loss_curve_`; None with early stopping, as in scikit-learn.
     validation_loss_curve_ : list of float or None
         Validation loss after each epoch; None without early stopping.
+    validation_scores_ : list of float or None
+        Minus `validation_loss_curve_`: by it, and not by accuracy or R2, an epoch is chosen.
+    best_validation_score_ : float or None
+        The greatest of `validation_scores_`.
+    n_layers_ : int
+        Layers, the inputs counted as one.
+    n_outputs_ : int
+        Units of the last layer.
+    out_activation_ : {"logistic", "softmax", "identity"}
+        What makes predictions of the last layer.
     coefs_ : list of ndarray of shape (n_in, n_out)
         Weights of each layer.
     intercepts_ : list of ndarray of shape (n_out,)
@@ -428,6 +462,7 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
     True
     """
 
+    @available_if(trains_on)
     def partial_fit(self, X, y, sample_weight=None):
         """Train for one epoch at `learning_rate_init`, from where the last call ended.
 
@@ -452,6 +487,8 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
     def predict(self, X):
         """Predict the targets, the mean over the ensemble's members.
 
+        In single precision where all of `X` is, unless that is too coarse for targets far from 0.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -462,4 +499,11 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
         ndarray of shape (n_samples,) or (n_samples, n_targets)
         """
         outputs = self._outputs(X).mean(axis=0)  # (C, n_samples)
-        return self.target_.decode(outputs)
+        precise = _is_single(X) and self.target_.in_single_precision
+        return self.target_.decode(outputs).astype(np.float32 if precise else np.float64)
+
+
+def _is_single(X):
+    """Tell whether all of a table is in single precision."""
+    dtypes = getattr(X, "dtypes", getattr(X, "dtype", None))
+    return all(dtype == np.float32 for dtype in np.asarray(dtypes, dtype=object).flat)

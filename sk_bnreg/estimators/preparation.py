@@ -56,8 +56,8 @@ def make_tasks(network: Any, *data: Any, tables: Tables | None = None, **options
             f"members must be one or more dicts of parameters other than {sorted(OF_ALL_MEMBERS)}, got "
             f"{network.members!r}."
         )
-    if network.warm_start or network.callbacks or "epochs" in options:
-        raise ValueError("warm_start, callbacks and partial_fit are for networks that are alike; set members to None.")
+    if network.warm_start or network.callbacks:
+        raise ValueError("warm_start and callbacks are for networks that are alike; set members to None.")
     network.__dict__.pop("nets_", None)  # if this training fails, nothing is fitted
     seeds = check_random_state(network.random_state).randint(np.iinfo(np.int32).max, size=len(network.members))
     alike = {"members": None, "n_ensemble": 1}
@@ -124,6 +124,8 @@ def make_task(
     if resumed is None:
         network.__dict__.pop("nets_", None)  # if this training fails, nothing is fitted
         _learn_target(network, y[index], weight, classes, final=epochs is None)
+    else:
+        network.target_.go_on()
     checked.learn_class_weights(y[index], weight)
 
     # one seed per network first: what rows are set aside must not change the weights that a network starts from
@@ -152,6 +154,7 @@ def make_task(
         valid=valid,
         monitor=checked.monitor(table, y, monitor_rows, monitor),
         net=resumed,
+        n_before=0 if resumed is None else len(resumed.records_[0].train_loss),
         epochs=epochs,
         callbacks=list(network.callbacks or ()),
         verbose=bool(network.verbose),
@@ -160,13 +163,14 @@ def make_task(
 
 def adopt(network: Any, nets: list[StackedNet], tasks: list[Task]) -> None:
     """Let a network have the nets that its tasks' training gave."""
-    record = nets[0].records_[0]
+    record, task = nets[0].records_[0], tasks[0]
     network.nets_ = nets
-    network.n_iter_ = len(record.train_loss)
+    network.n_iter_ = len(record.train_loss) - task.n_before
+    network.t_ = (network.t_ if task.n_before else 0) + network.n_iter_ * len(task.train[0].index)
     network.best_iter_ = record.best_iter
     network.loss_curve_ = record.train_loss
     network.validation_loss_curve_ = record.valid_loss or None
-    network.structure_ = tasks[0].structure
+    network.structure_ = task.structure
 
 
 def n_networks(network: Any) -> int:
@@ -342,16 +346,20 @@ class _Checked:
 
 def _draw_aside(network: Any, rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64]:
     """Draw the places of the early-stopping fraction, of every class its share where it has two rows."""
-    if len(rows.target) < 2:
-        raise ValueError("early_stopping needs at least 2 rows of positive weight, got 1; set it to False or 'auto'.")
+    n_rows = len(rows.target)
+    n_valid = int(np.ceil(network.validation_fraction * n_rows))
+    if n_rows - n_valid < 1 or n_valid < 2:
+        raise ValueError(
+            f"The validation set is too small: early_stopping would set {n_valid} of {n_rows} rows aside, which must "
+            "be at least 2 and leave 1. Change validation_fraction, or set early_stopping to False or 'auto'."
+        )
     codes = rows.target.cpu().numpy()
     codes = codes[:, 0] if codes.ndim == 2 and codes.shape[1] == 1 else codes
     stratified = network.target_.stratified
     values, counts = np.unique(codes, return_counts=True, axis=0) if stratified else (np.empty(0), np.zeros(1))
-    n_valid = int(np.ceil(network.validation_fraction * len(codes)))
-    stratify = codes if min(counts) >= 2 and len(values) <= min(n_valid, len(codes) - n_valid) else None
+    stratify = codes if min(counts) >= 2 and len(values) <= min(n_valid, n_rows - n_valid) else None
     _, aside = train_test_split(
-        np.arange(len(codes)), test_size=network.validation_fraction, random_state=rng, stratify=stratify
+        np.arange(n_rows), test_size=network.validation_fraction, random_state=rng, stratify=stratify
     )
     return aside
 

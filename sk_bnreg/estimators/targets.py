@@ -48,6 +48,9 @@ class ClassTarget:
         self.loss = "binary" if self.multilabel or one_logit else "multiclass"
         self.n_outputs = 1 if one_logit else len(self.classes)
 
+    def go_on(self) -> None:
+        """Do nothing: classes are those of the first fit."""
+
     def is_known(self, y: NDArray[Any]) -> NDArray[np.bool_]:
         """Tell of which rows there is a loss."""
         return np.ones(len(y), dtype=bool) if self.multilabel else np.isin(y, self.classes)
@@ -115,6 +118,15 @@ class NumberTarget:
         constant = scale <= 10 * np.finfo(float).eps * np.abs(self.mean)
         # scale 0 predicts the mean; in a partial_fit other values may come
         self.scale = np.where(constant, 0.0 if final else 1.0, scale)
+
+    def go_on(self) -> None:
+        """Expect other values after a constant target, of which predictions must be able to leave the mean."""
+        self.scale = np.where(self.scale > 0, self.scale, 1.0)
+
+    @property
+    def in_single_precision(self) -> bool:
+        """Whether single precision tells targets apart: it has seven digits."""
+        return bool((np.abs(self.mean) <= 1e3 * self.scale).all())
 
     def is_known(self, y: NDArray[Any]) -> NDArray[np.bool_]:
         """Tell of which rows there is a loss: all."""

@@ -447,7 +447,7 @@ class LearningCurvesDisplay(Display):
             network, _ = network_in(estimator)
             if network is None:
                 raise ValueError(f"estimators must be or end in BNMLP networks, got {estimator!r} for {name!r}.")
-            epoch = np.arange(1, network.n_iter_ + 1)
+            epoch = np.arange(1, len(network.loss_curve_) + 1)
             curve = pd.DataFrame({"network": name, "epoch": epoch, "loss": network.loss_curve_})
             # without early stopping there are none
             curve["validation_loss"] = network.validation_loss_curve_ or np.nan

@@ -188,7 +188,7 @@ def _rotation(network: Any, place: Place, weight: Tensor, start: Mapping[Place, 
         return found
     units = _units_of(network, place[0])
     epochs = recorder.epochs_[: network.best_iter_]
-    if start and len(recorder.epochs_) == network.n_iter_:
+    if start and len(recorder.epochs_) == len(network.loss_curve_):
         without = _norms_without_l2(network, recorder, place, at_start)
         found["times_without_l2"] = float(np.median((without / norms) ** power))
     half = epochs[len(epochs) // 2 :]  # the first half of a training is on its way to the equilibrium
