@@ -16,8 +16,9 @@ HOUSE = {
     "stats": "folds looks tables",
     "theory": "rotation diagnosis reproduce",
     "report": "results displays diagnosis_displays survey_displays pages",
-    "study": "warned schemes candidates held_out plan tried comparison nested store spread run compare tables survey",
-    "cli": "runner answers compare rescore tune survey reproduce main",
+    "study": "warned schemes candidates held_out plan tried comparison nested store spread run compare files tables "
+    "survey",
+    "cli": "runner answers compare rescore tune predict survey reproduce main",
 }
 ORDER = ["borrowed", *(f"{folder}.{file}" for folder, files in HOUSE.items() for file in files.split())]
 PACKAGE = Path(sk_bnreg.__file__).parent

@@ -1,24 +1,38 @@
 """The command ``sk-bnreg``: its subcommands, and how an error is told."""
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 from rich.console import Console
 
 from sk_bnreg.cli.compare import compare
+from sk_bnreg.cli.predict import predict
 from sk_bnreg.cli.reproduce import reproduce
 from sk_bnreg.cli.rescore import rescore
 from sk_bnreg.cli.survey import survey
 from sk_bnreg.cli.tune import tune
 
 # a traceback of Python's own is shorter than a pretty one, and help without markup keeps its brackets
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sk-bnreg {version('sk_bnreg')}")
+        raise typer.Exit
 
 
 @app.callback()
-def describe() -> None:
+def describe(
+    told: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and exit.")
+    ] = False,
+) -> None:
     """Batch norm, L2, or both? Neural networks for tables, compared honestly."""
 
 
-for command in (compare, rescore, tune, survey, reproduce):
+for command in (compare, rescore, tune, predict, survey, reproduce):
     app.command()(command)
 
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # nothing heavier than typer and rich before a command has be
     from sk_bnreg.study.tables import TaskTable
 
 # options of several subcommands; typer reads their help from here, so it is the same in each
-TableName = Annotated[str, typer.Argument(help="A .csv or .parquet file, or breast_cancer, diabetes, digits, wine.")]
+TableName = Annotated[
+    str, typer.Argument(help="A file, such as .csv, .xlsx or .parquet, or breast_cancer, diabetes, digits, wine.")
+]
 Target = Annotated[str | None, typer.Option(help="Column to predict. [default: 'target', else the last]")]
 TaskName = Annotated[str | None, typer.Option(help="classification or regression. [default: from the target]")]
 Scoring = Annotated[str | None, typer.Option(help="A scikit-learn score. [default: accuracy or r2]")]
@@ -121,6 +123,10 @@ class Runner:
             f"{table.name}: {table.task} of '{table.target}', {len(table.X):,} rows{drawn}, "
             f"{table.X.shape[1]} columns{note}"
         )
+        kinds = table.kinds()
+        if table.notes or len(kinds) > 1:
+            told = ", ".join(f"{n} of {kind}" for kind, n in kinds.items())
+            self.console.print(f"Columns: {'; '.join([told, *table.notes])}.")
         return table
 
     def load_engine(self) -> None:

@@ -19,6 +19,7 @@ from sk_bnreg.stats.folds import WORDS, holm
 from sk_bnreg.stats.tables import Ranking, SignedRank, ranking, signed_rank
 from sk_bnreg.study.compare import BUDGETS, compare_schemes
 from sk_bnreg.study.comparison import SchemeComparison
+from sk_bnreg.study.files import table_format
 from sk_bnreg.study.schemes import SCHEMES, Question, TunedL2
 from sk_bnreg.study.tables import DEFAULT_SCORES, network_pipeline, read_table
 from sk_bnreg.study.warned import recorded
@@ -354,7 +355,9 @@ def survey(
     found: dict[str, pd.DataFrame] = {}
     skipped: dict[str, str] = {}
     warned: Counter[str] = Counter()
-    jobs = [(path, Path(out) / path.stem, max_rows, settings) for path in paths]
+    stems = Counter(path.stem for path in paths)
+    names = [path.stem if stems[path.stem] == 1 else path.name for path in paths]
+    jobs = [(path, Path(out) / name, max_rows, settings) for path, name in zip(paths, names, strict=True)]
     for name, frame, refusal, messages in _in_parallel(jobs, n_jobs, n_folds):
         warned.update(set(messages))
         if frame is None:
@@ -366,9 +369,7 @@ def survey(
     for message, n_tables in warned.items():
         warnings.warn(f"{message} (on {n_tables} tables)", stacklevel=2)
     if not found:
-        raise ValueError(
-            f"No table in {str(folder)!r} could be used: {skipped or 'there is no .csv or .parquet file'}."
-        )
+        raise ValueError(f"No table in {str(folder)!r} could be used: {skipped or 'there is no file of a table'}.")
     # what a reader needs to judge the survey and cannot see in its rows
     about = settings | {
         "max_rows": max_rows,
@@ -385,7 +386,7 @@ def survey(
 
 def table_paths(folder: str | Path) -> list[Path]:
     """Return the tables in a folder, by name."""
-    return sorted(path for path in Path(folder).iterdir() if path.suffix in (".csv", ".parquet"))
+    return sorted(path for path in Path(folder).iterdir() if table_format(path))
 
 
 class _Outcome(NamedTuple):
@@ -444,9 +445,7 @@ def _compare_table(path: Path, out: Path, max_rows: int, settings: dict[str, Any
     # one table that cannot be compared must not cost the others hours; the page names it and says why
     if failure is not None and not isinstance(failure.raised, ValueError):
         raise failure.raised
-    return _Outcome(
-        path.stem, frame, "" if failure is None else str(failure.raised), [message for message, _ in warned]
-    )
+    return _Outcome(out.name, frame, "" if failure is None else str(failure.raised), [message for message, _ in warned])
 
 
 def _rows_of(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> pd.DataFrame:
@@ -463,7 +462,7 @@ def _rows_of(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> 
         **settings | {"scoring": settings["scoring"] or list(DEFAULT_SCORES[table.task])},
     )
     about: dict[str, Any] = {
-        "table": path.stem,
+        "table": out.name,
         "task": table.task,
         "headline": comparison.metric,
         "rope": comparison.frame["metric"].map(dict(comparison.ropes)),

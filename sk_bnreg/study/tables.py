@@ -1,5 +1,6 @@
 """A file, or a data set that scikit-learn ships, as X, y and the kind of task; the pipeline that takes it."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from sklearn.preprocessing import OneHotEncoder
 from skrub import tabular_pipeline
 
 from sk_bnreg.estimators.networks import BNMLPClassifier, BNMLPRegressor
+from sk_bnreg.study.files import FORMATS, read_frame
 
 BUILT_IN = {
     "breast_cancer": ("classification", datasets.load_breast_cancer),
@@ -32,6 +34,8 @@ class TaskTable(NamedTuple):
     task : {"classification", "regression"}
     target : str
         Name of the column that became `y`.
+    notes : tuple of str
+        What was done to read it.
     """
 
     name: str
@@ -39,6 +43,17 @@ class TaskTable(NamedTuple):
     y: pd.Series
     task: str
     target: str
+    notes: tuple[str, ...] = ()
+
+    def kinds(self) -> dict[str, int]:
+        """Return how many columns are of numbers, of words, of dates and of categories."""
+        tests = {
+            "dates": pd.api.types.is_datetime64_any_dtype,
+            "numbers": pd.api.types.is_numeric_dtype,
+            "categories": lambda dtype: isinstance(dtype, pd.CategoricalDtype),
+        }
+        kinds = [next((kind for kind, is_kind in tests.items() if is_kind(dtype)), "words") for dtype in self.X.dtypes]
+        return dict(Counter(kinds).most_common())
 
     def sample(self, max_rows: int, random_state: int) -> "TaskTable":
         """Return the table, or so many of its rows.
@@ -60,17 +75,17 @@ class TaskTable(NamedTuple):
 
 
 def read_table(source: str, *, target: str | None = None, task: str | None = None) -> TaskTable:
-    """Read a CSV or parquet file, or one of `BUILT_IN` by name.
+    """Read a file of any of `files.FORMATS`, or one of `BUILT_IN` by name.
 
     Parameters
     ----------
     source : str
-        A path that ends in .csv or .parquet (also .csv.gz and the like), or a name.
+        A path, or a name.
     target : str or None
         The column to predict; None is "target" if there is one, else the last column.
     task : {"classification", "regression"} or None
         None is classification for text, categories, booleans and whole numbers with at
-        most 20 values, regression for other numbers.
+        most 20 values, regression for other numbers. Rows without a target are left out.
 
     Returns
     -------
@@ -79,7 +94,8 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
     Raises
     ------
     ValueError
-        If there is no such file, format, column or task, or target values are missing.
+        If there is no such file, format, column or task, or the target is of dates or of words of which hardly any is
+        there twice.
 
     Examples
     --------
@@ -98,38 +114,45 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
         return TaskTable(source, bunch.data, bunch.target, task or kind, "target")
     path = Path(source)
     if not path.is_file():
-        raise ValueError(f"There is no file {source!r}; give a .csv or .parquet file, or one of {sorted(BUILT_IN)}.")
-    # pandas sees by itself how a .csv.gz is packed
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if ".csv" in suffixes:
-        frame = pd.read_csv(path)
-    elif suffixes[-1:] == [".parquet"]:
-        frame = pd.read_parquet(path)
-    else:
-        raise ValueError(f"The table must be a .csv or .parquet file, got {source!r}.")
+        raise ValueError(
+            f"There is no file {source!r}; give one of {', '.join(FORMATS)}, or a name of {sorted(BUILT_IN)}."
+        )
+    frame, notes = read_frame(path)
     if target is None:
         target = "target" if "target" in frame else str(frame.columns[-1])
     if target not in frame:
-        raise ValueError(
-            f"The table has no column {target!r} to predict; its columns are {list(map(str, frame.columns))}."
-        )
-    # one column is what a file with other separators than commas looks like
+        raise ValueError(f"The table has no column {target!r} to predict; its columns are {list(frame.columns)}.")
     if len(frame.columns) < 2 or frame.empty:
-        raise ValueError(
-            f"The table needs rows and, separated by commas, columns beside the target; got {frame.shape}."
-        )
-    frame = frame.reset_index(drop=True)  # parquet keeps an index, which may have repeats
+        raise ValueError(f"The table needs rows, and columns beside the target; got {frame.shape}.")
     y = frame.pop(target)
-    if y.isna().any():
-        raise ValueError(
-            f"The target {target!r} is missing in {int(y.isna().sum())} of {len(y)} rows; drop or fill them."
-        )
-    if task is None:
-        # whole numbers are often names of classes; more than 20 of them are rather a count
-        few_whole = pd.api.types.is_integer_dtype(y) and y.nunique() <= 20
-        numeric = pd.api.types.is_numeric_dtype(y) and not pd.api.types.is_bool_dtype(y)
-        task = "regression" if numeric and not few_whole else "classification"
-    return TaskTable(path.name, frame, y, task, target)
+    n_gaps = int(y.isna().sum())
+    if n_gaps:
+        notes.append(f"{n_gaps} rows without a target left out")
+        kept = y.notna().to_numpy()
+        frame, y = frame[kept].reset_index(drop=True), y[kept].reset_index(drop=True)
+    y, found = _target(y, target)
+    return TaskTable(path.name, frame, y, task or found, target, tuple(notes))
+
+
+def _target(y: pd.Series, name: str) -> tuple[pd.Series, str]:
+    """Return a target without gaps in its own type, and the task that it asks for."""
+    if not len(y):
+        raise ValueError(f"The target {name!r} is missing in all rows.")
+    if pd.api.types.is_datetime64_any_dtype(y):
+        raise ValueError(f"The target {name!r} is a date: make it a number, such as days since the first.")
+    if not pd.api.types.is_numeric_dtype(y):
+        if y.nunique() > max(20, len(y) // 2):
+            raise ValueError(
+                f"The target {name!r} is of words, {y.nunique()} different ones in {len(y)} rows: neither classes nor "
+                "numbers."
+            )
+        return y, "classification"
+    if pd.api.types.is_bool_dtype(y):
+        return y, "classification"
+    # whole numbers are often names of classes, also where a gap has made them floats; more than 20 are rather a count
+    if y.nunique() <= 20 and (y % 1 == 0).all():
+        return y.astype(int), "classification"
+    return y, "regression"
 
 
 def network_pipeline(task: str) -> Any:

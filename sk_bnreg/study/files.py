@@ -1,0 +1,275 @@
+"""read_frame: a file as people send it, as a table of numbers, words and dates, with notes of what was made of it."""
+
+import bz2
+import csv
+import gzip
+import io
+import lzma
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+TEXT = (".csv", ".tsv", ".tab", ".txt", ".data")
+OTHERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".parquet": pd.read_parquet,
+    ".feather": pd.read_feather,
+    ".xlsx": pd.read_excel,
+    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False),
+    ".ndjson": lambda path: pd.read_json(path, lines=True, dtype=False),
+    ".json": lambda path: pd.read_json(path, dtype=False),
+}
+FORMATS = (*TEXT, *OTHERS)
+UNPACK: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+SEPARATORS = (",", ";", "\t", "|")
+LOOKED_AT = 1000  # lines, to find the separator
+MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>")  # pandas' words, and "?"
+INDEX_NAMES = ("index", "level_0", "row", "rowid", "row_id", "rownames", "id")
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+_COMMA_DECIMAL = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?([eE][+-]?\d+)?")  # 1.234,5
+_COMMA_GROUPS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?\d+(\.\d+)?")  # 1,234.5
+_TELLING_GROUPS = re.compile(r"[+-]?\d{1,3}(,\d{3})+\.\d+|[+-]?\d{1,3}(,\d{3}){2,}")
+_TELLING = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),(\d{1,2}|\d{4,})|[+-]?\d{1,3}(\.\d{3})+,\d+|[+-]?0,\d+")
+
+
+def table_format(path: Path) -> str | None:
+    """Return the format of a file by its name, such as ".csv" of ``A.CSV.gz``; None if it cannot be read.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from sk_bnreg.study.files import table_format
+    >>> table_format(Path("sales.CSV.gz")), table_format(Path("sales.doc"))
+    ('.csv', None)
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    packed = suffixes[-1:] and suffixes[-1] in (*UNPACK, ".zip")
+    found = suffixes[-2:-1] if packed else suffixes[-1:]
+    if not found or found[0] not in FORMATS or (packed and found[0] not in TEXT):
+        return None
+    return found[0]
+
+
+def read_frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read a file.
+
+    Of text the encoding, the separator and the decimal comma are found; a column is one of numbers if all that is in it
+    are numbers. A first column that only counts the rows is left out: it was the index of whoever wrote the file.
+
+    Parameters
+    ----------
+    path : Path
+        Of a format in `FORMATS`; text may be packed.
+
+    Returns
+    -------
+    frame : DataFrame
+        Columns of numbers, booleans, text, dates or categories, with text for names and 0, 1, ... for rows.
+    notes : list of str
+        What was found or done that is not plain.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, or holds nothing, or a column holds lists or infinite numbers.
+    """
+    kind = table_format(path)
+    if kind is None:
+        raise ValueError(f"The table must be a file of {', '.join(FORMATS)}, got {path.name!r}.")
+    notes: list[str] = []
+    frame = _read_text(path, notes) if kind in TEXT else _read_other(path, kind)
+    if isinstance(frame.columns, pd.MultiIndex):
+        raise ValueError(f"{path.name} has columns with names in several rows; it needs one name each.")
+    frame.columns = _names(frame.columns)
+    frame = _without_index(frame.reset_index(drop=True), notes)
+    return frame.apply(_plain), notes
+
+
+def _read_other(path: Path, kind: str) -> pd.DataFrame:
+    # readers raise what the libraries behind them raise, of any type
+    try:
+        frame = OTHERS[kind](path)
+    except ImportError as error:
+        raise ValueError(f"To read {kind} files: pip install openpyxl; or save {path.name} as .csv.") from error
+    except Exception as error:
+        raise ValueError(f"{path.name} is no {kind} file that can be read: {error}") from error
+    return pd.DataFrame(frame)
+
+
+def _read_text(path: Path, notes: list[str]) -> pd.DataFrame:
+    """Read all as text, then make numbers of columns: no column is of two kinds because it was read in two parts."""
+    text = _decoded(path, notes)
+    lines = text.splitlines()
+    separator = _separator(lines[:LOOKED_AT])
+    if separator != ",":
+        notes.append(f"separated by {'tabs' if separator == chr(9) else separator!r}")
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
+    except csv.Error as error:  # a field of megabytes, where a quote was not closed
+        raise ValueError(f"{path.name} is no table of text: {error}.") from error
+    if len(rows) < 2:
+        raise ValueError(f"{path.name} has no rows under its names.")
+    header, rows = rows[0], rows[1:]
+    longest = max(map(len, rows))
+    if longest > len(header):
+        beyond = {row[-1].strip() for row in rows if len(row) == longest}
+        if longest == len(header) + 1 and beyond == {""}:
+            rows = [row[: len(header)] for row in rows]  # a separator at the end of each line
+        elif longest == len(header) + 1 and all(len(row) == longest for row in rows):
+            header = ["", *header]  # names of rows, without a name, as R writes them
+        else:
+            number = next(i for i, row in enumerate(rows) if len(row) > len(header))
+            raise ValueError(
+                f"Row {number + 1} of {path.name} has {len(rows[number])} fields, its first line has names for "
+                f"{len(header)}."
+            )
+    rows = [row + [""] * (len(header) - len(row)) for row in rows]
+    columns = [pd.Series(values, dtype=object).str.strip() for values in zip(*rows, strict=True)]
+    if header[-1].strip() == "" and (columns[-1] == "").all():  # the same at the end of the first line
+        header, columns = header[:-1], columns[:-1]
+    columns = [column.mask(column.isin(MISSING)) for column in columns]
+    known = [column.dropna() for column in columns]
+    # is 1,234 more than a thousand, or little more than one? Other numbers of the file may tell
+    told = any(values.str.fullmatch(_COMMA_DECIMAL).all() and values.str.fullmatch(_TELLING).any() for values in known)
+    grouped = any(values.str.fullmatch(_TELLING_GROUPS).any() for values in known)
+    decimal_comma = told or (separator != "," and not grouped)
+    made = [_numbers(column, values, decimal_comma, told) for column, values in zip(columns, known, strict=True)]
+    commas = [values.str.contains(",").any() for values in known]
+    if any(had and pd.api.types.is_numeric_dtype(column) for had, column in zip(commas, made, strict=True)):
+        notes.append("decimal commas" if decimal_comma else "commas between thousands")
+    return pd.concat(made, axis=1, keys=range(len(made))).set_axis([name.strip() for name in header], axis=1)
+
+
+def _decoded(path: Path, notes: list[str]) -> str:
+    try:
+        content = _unpacked(path)
+    except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from error
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        notes.append("encoding cp1252, as it is not UTF-8")
+        return content.decode("cp1252", errors="replace")
+
+
+def _unpacked(path: Path) -> bytes:
+    kind = path.suffix.lower()
+    if kind == ".zip":
+        with zipfile.ZipFile(path) as files:
+            names = files.namelist()
+            if len(names) != 1:
+                raise ValueError(f"{path.name} must hold one file, got {len(names)}.")
+            return files.read(names[0])
+    if kind in UNPACK:
+        with UNPACK[kind](path) as file:
+            return file.read()
+    return path.read_bytes()
+
+
+def _separator(lines: list[str]) -> str:
+    """Return what separates most lines into as many fields as the first, and into most."""
+
+    def merit(separator: str) -> tuple[float, int]:
+        rows = [row for row in csv.reader(lines, delimiter=separator) if row]
+        if not rows:
+            return 0.0, 0
+        (size, n), *_ = Counter(map(len, rows)).most_common(1)
+        fits = abs(size - len(rows[0])) <= 1 and min(size, len(rows[0])) > 1
+        return (n / len(rows) if fits else 0.0), size
+
+    best = max(SEPARATORS, key=merit)
+    return best if merit(best)[0] > 0 else ","
+
+
+def _numbers(column: pd.Series, known: pd.Series, decimal_comma: bool, dots_group: bool) -> pd.Series:
+    """Return a column of text as numbers or booleans, if that is what it holds."""
+    if known.empty:
+        return column.astype(float)
+    grouped = dots_group and known.str.contains(".", regex=False).any() and known.str.fullmatch(_COMMA_DECIMAL).all()
+    if not grouped and known.str.fullmatch(_NUMBER).all():
+        return pd.to_numeric(column)
+    if decimal_comma and known.str.fullmatch(_COMMA_DECIMAL).all():
+        return pd.to_numeric(column.str.replace(".", "", regex=False).str.replace(",", ".", regex=False))
+    if not decimal_comma and known.str.fullmatch(_COMMA_GROUPS).all():
+        return pd.to_numeric(column.str.replace(",", "", regex=False))
+    if len(known) == len(column) and known.str.lower().isin(("true", "false")).all():
+        return known.str.lower() == "true"
+    return column
+
+
+def _names(columns: Any) -> list[str]:
+    """Return names of columns as text, each once."""
+    names, seen = [], Counter[str]()
+    for given in map(str, columns):
+        name = given
+        while name in seen:
+            name = f"{given}.{seen[given]}"
+            seen[given] += 1
+        seen[name] += 1
+        names.append(name)
+    return names
+
+
+def _without_index(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Leave out a first column that only numbers or names the rows: each value is there once, and no use for others."""
+    if len(frame.columns) < 2 or frame.empty:
+        return frame
+    name, first = frame.columns[0], frame.iloc[:, 0]
+    unnamed = name in ("", "Unnamed: 0")
+    counts = any(first.equals(pd.Series(np.arange(start, start + len(frame)))) for start in (0, 1))
+    if not (unnamed and first.is_unique and not pd.api.types.is_float_dtype(first)) and not (
+        counts and name.lower() in INDEX_NAMES
+    ):
+        return frame
+    notes.append(f"first column {name!r} only numbers or names the rows: left out")
+    return frame.iloc[:, 1:]
+
+
+def _plain(column: pd.Series) -> pd.Series:
+    """Return a column in types that every step of a pipeline knows; refuse what is no number, word or date."""
+    if isinstance(column.dtype, pd.ArrowDtype | pd.StringDtype) or hasattr(column.dtype, "numpy_dtype"):
+        column = _in_numpy(column)
+    if column.dtype == object:
+        column = _of_one_kind(column)
+    if pd.api.types.is_timedelta64_dtype(column.dtype):
+        column = column.dt.total_seconds()
+    if pd.api.types.is_float_dtype(column.dtype):
+        n_infinite = int(np.isinf(column.to_numpy()).sum())
+        if n_infinite:
+            raise ValueError(f"Column {column.name!r} is infinite in {n_infinite} rows: make them missing, or numbers.")
+    return column
+
+
+def _in_numpy(column: pd.Series) -> pd.Series:
+    """Return a nullable or Arrow column as one of numpy's types, gaps as nan or None."""
+    if pd.api.types.is_bool_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):
+        gaps = column.isna().any()
+        return column.astype(float if gaps else column.dtype.numpy_dtype)  # type: ignore[union-attr]
+    values = column.astype(object).where(column.notna(), None)
+    return pd.to_datetime(values) if pd.api.types.is_datetime64_any_dtype(column.dtype) else values
+
+
+def _of_one_kind(column: pd.Series) -> pd.Series:
+    """Return a column of Python's objects as numbers, dates or text."""
+    kinds = {type(value) for value in column.dropna()}
+    if not kinds:
+        return column.astype(float)
+    if all(issubclass(kind, int | float | Decimal) and kind is not bool for kind in kinds):
+        return column.astype(float)
+    if all(issubclass(kind, date) for kind in kinds):
+        return pd.to_datetime(column)
+    others = sorted(kind.__name__ for kind in kinds if not issubclass(kind, str | int | float | Decimal | date))
+    if others:
+        raise ValueError(f"Column {column.name!r} holds a {others[0]}; each value must be a number, a word or a date.")
+    # 1 and "1" are the same word, and would be two
+    return column.map(str, na_action="ignore") if len(kinds) > 1 else column
