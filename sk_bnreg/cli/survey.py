@@ -1,6 +1,5 @@
 """``sk-bnreg survey``: schemes on every table of a folder."""
 
-from os import cpu_count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +36,8 @@ def survey(
     dask: Dask = None,
 ) -> None:
     """Compare schemes on every table of a folder: is L2 redundant beside batch norm, and L2 on what?"""
+    from joblib import cpu_count
+
     from sk_bnreg.study.survey import survey as run
     from sk_bnreg.study.survey import survey_schemes, table_paths
 

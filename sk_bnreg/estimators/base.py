@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn import config_context
 from sklearn.base import BaseEstimator, MultiOutputMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.exceptions import ConvergenceWarning
@@ -243,6 +244,7 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         adopt(self, nets, tasks)
         return self
 
+    @config_context(array_api_dispatch=False)
     def _outputs(self, X):
         """Return the network's outputs, ``(M, C, n_samples)``, in float64."""
         check_is_fitted(self)

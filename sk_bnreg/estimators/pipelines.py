@@ -57,7 +57,7 @@ def rows_at_network(estimator: Any, X: Any, y: Any = None) -> tuple[Any, Any]:
         for _, step in estimator.steps[:-1]:  # a pipeline of them would refuse a last one that keeps nothing of its fit
             X = X if step in (None, "passthrough") else step.transform(X)
     if isinstance(estimator, TransformedTargetRegressor) and y is not None:
-        y = estimator.transformer_.transform(np.asarray(y).reshape(len(y), -1))
+        y = np.asarray(estimator.transformer_.transform(np.asarray(y).reshape(len(y), -1)))  # set_output makes frames
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     return rows_at_network(inner, X, y)
 

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn import config_context
 from sklearn.base import clone, is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.validation import validate_data
+from skorch.callbacks.scoring import ScoringBase
 
 from sk_bnreg.borrowed import check_sample_weight
 from sk_bnreg.engine.net import StackedNet
@@ -31,6 +33,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 Tables = dict[tuple[int, str, str], Table]  # by the user's object, dtype and device
 
 
+@config_context(array_api_dispatch=False)  # tensors are converted: validate_data would look for numpy's types in torch
 def make_tasks(network: Any, *data: Any, tables: Tables | None = None, **options: Any) -> list[Task]:
     """Check a network's parameters and data, and return what trains it: a task, or one for each of its `members`.
 
@@ -181,6 +184,13 @@ def n_networks(network: Any) -> int:
 def check_params(network: Any) -> None:
     """Refuse parameters that are not valid, or not together."""
     network._validate_params()
+    callbacks = [callback[1] if isinstance(callback, tuple) else callback for callback in network.callbacks or ()]
+    scoring = [type(callback).__name__ for callback in callbacks if isinstance(callback, ScoringBase)]
+    if scoring:
+        raise ValueError(
+            f"callbacks must not have {scoring[0]}, which needs predictions for each batch: net.history has train_loss "
+            "and valid_loss, and any score of another set of rows can be taken in on_epoch_end."
+        )
     if network.solver == "lbfgs":
         raise ValueError("solver must be 'adam' or 'sgd', got 'lbfgs', which has no counterpart for minibatches.")
     normalisation = NORMALISATIONS[network.batch_norm]
@@ -276,6 +286,7 @@ class _Checked:
         else:
             checked, y = validate_data(self.network, X, y, reset=reset, multi_output=True, **array_rules(self.network))
             _check_size(checked)
+            _warn_of_coarse(checked, X)
             self.tables[key] = as_table(checked, self.network.device)
             X = checked
         return self.tables[key], X, self._target(X, y)
@@ -428,6 +439,22 @@ def _check_size(X: Any) -> None:
     size = max(abs(values.min()), abs(values.max())) if values.size else 0.0
     if size > largest:
         raise ValueError(f"X must be at most {largest:.1e} in size for dtype={X.dtype}, got {size:.1e}: scale it.")
+
+
+def _warn_of_coarse(checked: Any, X: Any) -> None:
+    """Warn of features whose values single precision hardly tells apart, such as milliseconds since 1970."""
+    if sparse.issparse(checked) or checked.dtype != np.float32:
+        return
+    low, high = checked.min(axis=0), checked.max(axis=0)
+    size = np.maximum(np.abs(low), np.abs(high))
+    coarse = np.flatnonzero((size >= 2**24) & (high - low <= 256 * np.spacing(size)))
+    if len(coarse):
+        names = list(getattr(X, "columns", range(len(size))))
+        warnings.warn(
+            f"In single precision the values of {[names[i] for i in coarse]} are hardly told apart, being as large as "
+            f"{size[coarse].max():.2g}: subtract their smallest first, or set dtype='float64'.",
+            stacklevel=5,
+        )
 
 
 def _checked_weight(weight: Any, X: Any) -> Any:

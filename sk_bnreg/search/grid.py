@@ -254,7 +254,7 @@ def _mean(results):
     return means
 
 
-class StackedGridSearchCV(GridSearchCV, StackedSearch):
+class StackedGridSearchCV(StackedSearch, GridSearchCV):
     """`GridSearchCV` that trains candidates and folds together.
 
     The result is scikit-learn's: the same parameters, `cv_results_` and scores; on a CPU each network is the same
@@ -337,7 +337,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         self.racing = racing
 
 
-class StackedRandomizedSearchCV(RandomizedSearchCV, StackedSearch):
+class StackedRandomizedSearchCV(StackedSearch, RandomizedSearchCV):
     """`RandomizedSearchCV` that trains candidates and folds together.
 
     See `StackedGridSearchCV` for what is trained with what.

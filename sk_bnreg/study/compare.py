@@ -13,7 +13,7 @@ from sklearn import get_config
 from sklearn.base import is_classifier
 
 from sk_bnreg.estimators.pipelines import fit_parameter, network_in
-from sk_bnreg.search.evaluation import Folds
+from sk_bnreg.search.evaluation import Folds, attempt
 from sk_bnreg.search.grid import StackedGridSearchCV
 from sk_bnreg.study.comparison import SchemeComparison
 from sk_bnreg.study.held_out import HeldOut, default_rope, metric_name
@@ -43,7 +43,7 @@ def compare_schemes(
     sample_weight: Any = None,
     params: Mapping[str, Any] | None = None,
     n_candidates: int = 8,
-    inner_cv: int = 3,
+    inner_cv: Any = 3,
     budgets: Sequence[float] = BUDGETS,
     learning_rate: str = "tuned",
     error_score: Any = np.nan,
@@ -106,8 +106,9 @@ def compare_schemes(
         weights go where the estimator's steps and the scorer ask for them.
     n_candidates : int, default=8
         Settings tried by each scheme.
-    inner_cv : int, default=3
-        Inner folds.
+    inner_cv : int or splitter, default=3
+        Inner folds: so many shuffled ones (stratified for classes, grouped where there are groups), or those of a
+        splitter such as `TimeSeriesSplit`, for rows whose order matters. Early stopping sets random rows aside.
     budgets : sequence of float
         Decay budgets D tried, in turn over the candidates; with Adam and
         ``l2_mode="loss"``, where no budget exists, as many values of l2 stand in their place.
@@ -161,7 +162,8 @@ def compare_schemes(
     """
     started = time.monotonic()
     schemes, ropes = _checked(estimator, y, schemes, learning_rate, scoring, rope)
-    _check_counts(len(schemes), n_candidates, inner_cv, n_repeats, n_seeds, budgets, minutes)
+    n_inner = inner_cv.get_n_splits() if hasattr(inner_cv, "split") else inner_cv
+    _check_counts(len(schemes), n_candidates, n_inner, n_repeats, n_seeds, budgets, minutes)
     store = Store(out, random_state)
     y = y if hasattr(y, "iloc") else np.asarray(y)
     if is_classifier(estimator) and np.ndim(y) == 2 and np.shape(y)[1] == 1:
@@ -186,7 +188,7 @@ def compare_schemes(
     scorers = {name: held_out.checked_scorer(scoring) for name, scoring in zip(ropes, scorings, strict=True)}
     outer = OuterFolds(study, cv)
     _check_study(study, outer, n_seeds)
-    store.open(_fingerprint(study, outer, params), held_out)
+    store.open(_fingerprint(study, outer, params) if out is not None else "", held_out)
     run = StudyRun(
         study=study,
         outer=outer,
@@ -304,7 +306,7 @@ def _plan(
         n_features=np.shape(study.data.X)[1],
         schemes=tuple(study.schemes),
         n_candidates=study.n_candidates,
-        inner_cv=study.inner_cv,
+        inner_cv=study.n_inner,
         n_folds=len(splits),
         n_repeats=n_repeats,
         n_seeds=n_seeds,
@@ -336,6 +338,12 @@ def _fingerprint(study: NestedStudy, outer: OuterFolds, params: Any) -> str:
         list(study.schemes.items()), study.n_candidates, study.budgets, study.inner_cv, study.seed, params,
         study.error_score, columns, sorted(study.data.score_params),
     )  # fmt: skip
-    return joblib.hash(
-        (content, np.asarray(study.data.y), study.groups, study.weight, study.estimator, settings, outer.repeat(0))
-    )
+    parts = (content, np.asarray(study.data.y), study.groups, study.weight, study.estimator, settings, outer.repeat(0))
+    # joblib pickles what it hashes, and wraps what any object may raise then
+    found, failure = attempt(joblib.hash, parts)
+    if failure is not None:
+        raise ValueError(
+            "A study with out must be able to pickle the estimator and params: give functions names in a module, not "
+            f"lambdas. {failure.raised.args[0]}"
+        )
+    return str(found)

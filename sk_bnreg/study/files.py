@@ -8,7 +8,7 @@ import lzma
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -90,7 +90,21 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
         raise ValueError(f"{path.name} has columns with names in several rows; it needs one name each.")
     frame.columns = _names(frame.columns)
     frame = _without_index(frame.reset_index(drop=True), notes)
-    return frame.apply(_plain), notes
+    frame = frame.apply(_plain)
+    notes += [
+        f"column {name!r} is around {size:.2g} and varies by {spread:.2g}, which single precision does not tell apart: "
+        "subtract its smallest value"
+        for name, size, spread in _coarse(frame)
+    ]
+    return frame, notes
+
+
+def _coarse(frame: pd.DataFrame) -> Iterator[tuple[str, float, float]]:
+    """Yield columns of numbers too large for their differences, with their size and range."""
+    for name, column in frame.select_dtypes("number").items():
+        size, spread = float(column.abs().max()), float(column.max()) - float(column.min())
+        if 0 < spread <= 256 * np.spacing(np.float32(min(size, 1e38))):
+            yield str(name), size, spread
 
 
 def _read_other(path: Path, kind: str) -> pd.DataFrame:

@@ -151,6 +151,11 @@ class HeldOut:
         predicted = self._predicted(outputs.astype(float).reshape(len(y), -1))
         with recorded():  # folds will warn of the same
             _, failure = attempt(scorer, predicted, self.X, self.y, **self.score_params)
+        if failure is not None and "pos_label" in str(failure.raised):
+            raise ValueError(
+                f"The score {scoring!r} must know which of {list(self.classes)} is the positive class: code them 0 and "  # type: ignore[arg-type]
+                f"1, take a score without one, such as f1_macro or roc_auc, or give make_scorer(..., pos_label=...)."
+            )
         if failure is not None:
             raise ValueError(f"The score {scoring!r} is not defined for this target: {failure.raised}")
         return scorer

@@ -67,7 +67,8 @@ class NestedStudy:
     weight : ndarray or None
         Of rows in training: those of weight 0 count for no budget.
     schemes : dict of str to mapping
-    n_candidates, inner_cv, seed : int
+    n_candidates, seed : int
+    inner_cv : int or splitter
     budgets : tuple of float
     n_networks : int
         Networks of which the estimator is the mean. The study trains and predicts with them one by one.
@@ -82,7 +83,7 @@ class NestedStudy:
     schemes: dict[str, Mapping[str, Any]]
     n_candidates: int
     budgets: tuple[float, ...]
-    inner_cv: int
+    inner_cv: Any
     seed: int
 
     def __post_init__(self) -> None:
@@ -103,6 +104,11 @@ class NestedStudy:
         self.candidates = Candidates(self.network, self.schemes, self.n_candidates, self.budgets)
 
     @property
+    def n_inner(self) -> int:
+        """Number of inner folds."""
+        return int(self.inner_cv.get_n_splits()) if hasattr(self.inner_cv, "split") else self.inner_cv
+
+    @property
     def n_tuning_fits(self) -> int:
         """Different networks that tuning trains in one outer fold, at most."""
         settings = self.candidates.settings(self.seed)
@@ -112,7 +118,7 @@ class NestedStudy:
             if self.candidates.reference(name)
             for setting in settings
         }
-        return (self.candidates.n_different(self._free(len(self.data.y))) + len(rates)) * self.inner_cv
+        return (self.candidates.n_different(self._free(len(self.data.y))) + len(rates)) * self.n_inner
 
     def random_state(self, scheme: str, place: Place, number: int) -> int:
         """Return the seed of a network: its own in every fold and for every number, the same for all schemes.
@@ -306,14 +312,16 @@ class NestedStudy:
         front = sum(fitted.seconds for fitted in fronts.values())
         epoch = max(seconds[2] - seconds[1], 0) / 2
         one = seconds[1] + (self.network.max_iter - 1) * epoch
-        n_last = len(self.schemes) * n_seeds * self.inner_cv / (self.inner_cv - 1)  # these have more rows
-        return (self.inner_cv + 1) * front + one * (self.n_tuning_fits + n_last)
+        n_last = len(self.schemes) * n_seeds * self.n_inner / (self.n_inner - 1)  # these have more rows
+        return (self.n_inner + 1) * front + one * (self.n_tuning_fits + n_last)
 
     def inner_splits(self, rows: np.ndarray) -> list[Split]:
         """Divide rows into the training and the check rows of each inner fold."""
         groups = None if self.groups is None else self.groups[rows]
         y = safe_indexing(self.data.y, rows)
-        inner = shuffled_folds(self.inner_cv, self.estimator, y, groups, self.seed)
+        inner = self.inner_cv
+        if not hasattr(inner, "split"):
+            inner = shuffled_folds(inner, self.estimator, y, groups, self.seed)
         return [(rows[fit], rows[check]) for fit, check in inner.split(np.empty(len(rows)), y, groups)]
 
     def _settings(self, scheme: str, place: Place) -> list[dict[str, float]]:
