@@ -33,10 +33,10 @@ LOOKED_AT = 1000  # lines, to find the separator
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>")  # pandas' words, and "?"
 INDEX_NAMES = ("index", "level_0", "row", "rowid", "row_id", "rownames", "id")
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 _COMMA_DECIMAL = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?([eE][+-]?\d+)?")  # 1.234,5
 _COMMA_GROUPS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?\d+(\.\d+)?")  # 1,234.5
 _TELLING_GROUPS = re.compile(r"[+-]?\d{1,3}(,\d{3})+\.\d+|[+-]?\d{1,3}(,\d{3}){2,}")
+_TELLING_POINT = re.compile(r"[+-]?\d*\.(\d{1,2}|\d{4,})")
 _TELLING = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),(\d{1,2}|\d{4,})|[+-]?\d{1,3}(\.\d{3})+,\d+|[+-]?0,\d+")
 
 
@@ -124,7 +124,7 @@ def _read_text(path: Path, notes: list[str]) -> pd.DataFrame:
     lines = text.splitlines()
     separator = _separator(lines[:LOOKED_AT])
     if separator != ",":
-        notes.append(f"separated by {'tabs' if separator == chr(9) else separator!r}")
+        notes.append("separated by " + ("tabs" if separator == "\t" else repr(separator)))
     try:
         rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
     except csv.Error as error:  # a field of megabytes, where a quote was not closed
@@ -150,15 +150,7 @@ def _read_text(path: Path, notes: list[str]) -> pd.DataFrame:
     if header[-1].strip() == "" and (columns[-1] == "").all():  # the same at the end of the first line
         header, columns = header[:-1], columns[:-1]
     columns = [column.mask(column.isin(MISSING)) for column in columns]
-    known = [column.dropna() for column in columns]
-    # is 1,234 more than a thousand, or little more than one? Other numbers of the file may tell
-    told = any(values.str.fullmatch(_COMMA_DECIMAL).all() and values.str.fullmatch(_TELLING).any() for values in known)
-    grouped = any(values.str.fullmatch(_TELLING_GROUPS).any() for values in known)
-    decimal_comma = told or (separator != "," and not grouped)
-    made = [_numbers(column, values, decimal_comma, told) for column, values in zip(columns, known, strict=True)]
-    commas = [values.str.contains(",").any() for values in known]
-    if any(had and pd.api.types.is_numeric_dtype(column) for had, column in zip(commas, made, strict=True)):
-        notes.append("decimal commas" if decimal_comma else "commas between thousands")
+    made = _with_numbers(columns, separator, notes)
     return pd.concat(made, axis=1, keys=range(len(made))).set_axis([name.strip() for name in header], axis=1)
 
 
@@ -205,20 +197,37 @@ def _separator(lines: list[str]) -> str:
     return best if merit(best)[0] > 0 else ","
 
 
-def _numbers(column: pd.Series, known: pd.Series, decimal_comma: bool, dots_group: bool) -> pd.Series:
-    """Return a column of text as numbers or booleans, if that is what it holds."""
-    if known.empty:
-        return column.astype(float)
-    grouped = dots_group and known.str.contains(".", regex=False).any() and known.str.fullmatch(_COMMA_DECIMAL).all()
-    if not grouped and known.str.fullmatch(_NUMBER).all():
-        return pd.to_numeric(column)
-    if decimal_comma and known.str.fullmatch(_COMMA_DECIMAL).all():
-        return pd.to_numeric(column.str.replace(".", "", regex=False).str.replace(",", ".", regex=False))
-    if not decimal_comma and known.str.fullmatch(_COMMA_GROUPS).all():
-        return pd.to_numeric(column.str.replace(",", "", regex=False))
-    if len(known) == len(column) and known.str.lower().isin(("true", "false")).all():
-        return known.str.lower() == "true"
-    return column
+def _with_numbers(columns: list[pd.Series], separator: str, notes: list[str]) -> list[pd.Series]:
+    """Make numbers and booleans of the columns of text in which there is nothing else."""
+    numbers = [pd.to_numeric(column, errors="coerce") for column in columns]
+    plain = [column.notna().equals(found.notna()) for column, found in zip(columns, numbers, strict=True)]
+    others = [column.dropna() for column, is_plain in zip(columns, plain, strict=True) if not is_plain]
+    # is 1,234 more than a thousand, or little more than one? Other numbers of the file may tell
+    told = any(values.str.fullmatch(_COMMA_DECIMAL).all() and values.str.fullmatch(_TELLING).any() for values in others)
+    grouped = any(values.str.fullmatch(_TELLING_GROUPS).any() for values in others) or any(
+        (is_plain or column.dropna().str.fullmatch(_COMMA_GROUPS).all()) and column.str.fullmatch(_TELLING_POINT).any()
+        for column, is_plain in zip(columns, plain, strict=True)
+    )
+    decimal_comma = told or (separator != "," and not grouped)
+    pattern = _COMMA_DECIMAL if decimal_comma else _COMMA_GROUPS
+    drop, point = (".", ",") if decimal_comma else (",", ".")
+    made, n_commas = [], 0
+    for column, found, is_plain in zip(columns, numbers, plain, strict=True):
+        values = column.dropna()
+        # 1.234 is plain, but more than a thousand beside 1.234,5
+        looks_grouped = told and bool(values.str.contains(".", regex=False).any())
+        if (not is_plain or looks_grouped) and len(values) and values.str.fullmatch(pattern).all():
+            n_commas += 1
+            made.append(pd.to_numeric(column.str.replace(drop, "", regex=False).str.replace(point, ".", regex=False)))
+        elif is_plain:
+            made.append(found)
+        elif len(values) == len(column) and values.str.lower().isin(("true", "false")).all():
+            made.append(values.str.lower() == "true")
+        else:
+            made.append(column)
+    if n_commas:
+        notes.append("decimal commas" if decimal_comma else "commas between thousands")
+    return made
 
 
 def _names(columns: Any) -> list[str]:

@@ -162,6 +162,7 @@ def test_dates_durations_and_names_that_are_numbers(tmp_path):
         (["1e3", "2.5E-1", "?"], [1000, 0.25, np.nan]),
         (["1,234,567", "8", "9"], [1234567, 8, 9]),
         (["007", "010", "1"], [7, 10, 1]),
+        (["1,234", "2.5", "3"], [1234, 2.5, 3]),
     ],
 )
 def test_numbers_between_semicolons(values, numbers, tmp_path):
@@ -174,6 +175,15 @@ def test_numbers_between_semicolons(values, numbers, tmp_path):
 def test_what_only_looks_like_numbers_stays_text(values, tmp_path):
     (tmp_path / "t.csv").write_text("y;x\n" + "\n".join(f"a{i};{value}" for i, value in enumerate(values)))
     assert read_frame(tmp_path / "t.csv")[0]["x"].tolist() == values
+
+
+def test_a_point_elsewhere_tells_what_a_comma_is(tmp_path):
+    (tmp_path / "t.tsv").write_text("a\tb\n1,234\t0.5\n2,000\t1.25\n")
+    frame, notes = read_frame(tmp_path / "t.tsv")
+    assert frame.to_numpy().tolist() == [[1234, 0.5], [2000, 1.25]]
+    assert notes == ["separated by tabs", "commas between thousands"]
+    (tmp_path / "t.tsv").write_text("a\tb\n1,234\t0,5\n2,000\t1,25\n")
+    assert read_frame(tmp_path / "t.tsv")[0].to_numpy().tolist() == [[1.234, 0.5], [2.0, 1.25]]
 
 
 def test_one_column_is_of_one_kind_however_long(tmp_path):
