@@ -55,7 +55,8 @@ def rows_at_network(estimator: Any, X: Any, y: Any = None) -> tuple[Any, Any]:
         return X, y
     if isinstance(estimator, Pipeline):
         for _, step in estimator.steps[:-1]:  # a pipeline of them would refuse a last one that keeps nothing of its fit
-            X = X if step in (None, "passthrough") else step.transform(X)
+            # a sampler of imbalanced-learn has its say in training alone
+            X = X if step in (None, "passthrough") or hasattr(step, "fit_resample") else step.transform(X)
     if isinstance(estimator, TransformedTargetRegressor) and y is not None:
         y = np.asarray(estimator.transformer_.transform(np.asarray(y).reshape(len(y), -1)))  # set_output makes frames
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y

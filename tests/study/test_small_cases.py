@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
+from imblearn.over_sampling import SMOTE
+from imblearn.pipeline import make_pipeline as make_resampled_pipeline
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.linear_model import Ridge
 from sklearn.metrics import balanced_accuracy_score, f1_score, make_scorer
@@ -151,3 +153,25 @@ def test_targets_that_a_transformer_makes_frames_of(output, words):
     with sklearn.config_context(transform_output="default"):
         expected = model.fit(X, X["a"]).score(X, X["a"]), search.fit(X, X["a"]).best_score_
     assert scores == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_samplers_of_imbalanced_learn_resample_training_rows_alone(first, words):
+    X, _ = words
+    y = pd.Series(np.where(X["a"] + X["b"] > 1, "yes", "no"))
+    steps = [SMOTE(random_state=0), StandardScaler()]
+    pipeline = make_resampled_pipeline(*(steps if first else steps[::-1]), BNMLPClassifier(**SMALL))
+    grid = {"bnmlpclassifier__l2": [0.1, 1.0]}
+    ours = StackedGridSearchCV(pipeline, grid, cv=2, scoring="neg_log_loss").fit(X, y).cv_results_
+    plain = GridSearchCV(pipeline, grid, cv=2, scoring="neg_log_loss").fit(X, y).cv_results_
+    np.testing.assert_allclose(ours["mean_test_score"], plain["mean_test_score"])
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=1)
+    space = search_space(pipeline)
+    found = [
+        StackedOptunaSearchCV(pipeline, space, n_trials=2, cv=2, pruner=given, random_state=0).fit(X, y).best_score_
+        for given in (None, pruner)
+    ]
+    assert found[0] == found[1]
+    study = compare_schemes(pipeline, X, y, **FAST)
+    assert set(study.frame["n_test"]) == {60}
+    assert len(study.best_estimator_.predict(X)) == 120
