@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -82,6 +83,12 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         "callbacks": [None, list, tuple],
         "verbose": ["verbose"],
     }
+
+    @classmethod
+    @cache
+    def _get_param_names(cls):
+        """Return the names of parameters: scikit-learn reads the signature each time, which small networks feel."""
+        return super()._get_param_names()
 
     def __init__(
         self,
