@@ -2,10 +2,11 @@
 
 Batch norm and L2 under two names, with seeds and candidates of their own, so that the true difference is 0 and every
 "helps" or "hurts" is a false word. Each study draws rows of its own, without replacement, from a large table, which
-stands for the population, and looks for itself how many seeds and repeats it takes (at most 8 seeds, so that 400 studies take an hour, and 20 repeats). The
-network is small: one of 16 units and 12 epochs, and four candidates on two inner folds. Prints, table by table and in
-all, how many studies end with each word, with 95 % intervals; how many corrected t-tests have p < 0.05 at the end; and
-how many repeats and seeds it took. Both words together are to be found in at most 5 %.
+stands for the population, and looks for itself how many seeds and repeats it takes (at most 8 seeds, so that 400
+studies take an hour, and 20 repeats). The network is small: one of 16 units and 12 epochs, and four candidates on two
+inner folds. Prints, table by table and in all, how many studies end with each word, with 95 % intervals; how many
+corrected t-tests have p < 0.05 at the end; and how many repeats and seeds it took. Both words together are to be found
+in at most 5 %.
 
     python benchmarks/same_scheme.py DIR [--studies 400] [--rows 300] [--tables magic adult ...] [--jobs 2]
 """
