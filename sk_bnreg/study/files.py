@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ UNPACK: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, 
 SEPARATORS = (",", ";", "\t", "|")
 LOOKED_AT = 1000  # lines, to find the separator
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>")  # pandas' words, and "?"
+NUMBERS, BOOLEANS = (Real, Decimal), (bool, np.bool_)  # Python's types in columns of objects
 INDEX_NAMES = ("index", "level_0", "row", "rowid", "row_id", "rownames", "id")
 
 _COMMA_DECIMAL = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?([eE][+-]?\d+)?")  # 1.234,5
@@ -287,12 +289,12 @@ def _of_one_kind(column: pd.Series) -> pd.Series:
     kinds = {type(value) for value in column.dropna()}
     if not kinds:
         return column.astype(float)
-    if all(issubclass(kind, int | float | Decimal) and kind is not bool for kind in kinds):
+    if all(issubclass(kind, NUMBERS) and not issubclass(kind, BOOLEANS) for kind in kinds):
         return column.astype(float)
     if all(issubclass(kind, date) for kind in kinds):
         return pd.to_datetime(column)
-    others = sorted(kind.__name__ for kind in kinds if not issubclass(kind, str | int | float | Decimal | date))
+    others = sorted(kind.__name__ for kind in kinds if not issubclass(kind, (str, date, *BOOLEANS, *NUMBERS)))
     if others:
         raise ValueError(f"Column {column.name!r} holds a {others[0]}; each value must be a number, a word or a date.")
-    # 1 and "1" are the same word, and would be two
-    return column.map(str, na_action="ignore") if len(kinds) > 1 else column
+    # 1 and "1" are the same word, and would be two; booleans with gaps are words
+    return column if kinds == {str} else column.map(str, na_action="ignore")

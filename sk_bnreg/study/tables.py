@@ -131,6 +131,8 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
         kept = y.notna().to_numpy()
         frame, y = frame[kept].reset_index(drop=True), y[kept].reset_index(drop=True)
     y, found = _target(y, target)
+    if task == "regression" and not pd.api.types.is_numeric_dtype(y):
+        raise ValueError(f"The target {target!r} is of words, such as {y.iloc[0]!r}: a regression needs numbers.")
     return TaskTable(path.name, frame, y, task or found, target, tuple(notes))
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from sk_bnreg.study.files import read_frame, table_format
+from sk_bnreg.study.files import _plain, read_frame, table_format
 from sk_bnreg.study.survey import table_paths
 from sk_bnreg.study.tables import read_table
 
@@ -195,6 +195,24 @@ def test_one_column_is_of_one_kind_however_long(tmp_path):
     mixed.loc[0, "b"] = "1"
     mixed.to_json(tmp_path / "t.json", orient="records")
     assert read_frame(tmp_path / "t.json")[0]["b"].tolist() == ["1", "2"]
+
+
+def test_objects_of_python_and_numpy():
+    frame = pd.DataFrame(
+        {"flag": [True, None, False], "n": [np.int64(1), np.float32(2), 3], "d": [Decimal("1.5"), None, 2]}
+    )
+    frame = frame.astype(object)
+    found = frame.apply(_plain)
+    assert found["flag"].tolist()[::2] == ["True", "False"]
+    assert found["flag"].isna().tolist() == [False, True, False]
+    np.testing.assert_array_equal(found["n"], [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(found["d"], [1.5, np.nan, 2.0])
+
+
+def test_a_regression_of_words_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y\n" + "1,a\n2,b\n" * 9)
+    with pytest.raises(ValueError, match="'y' is of words, such as 'a'"):
+        read_table(str(tmp_path / "t.csv"), task="regression")
 
 
 def test_names_that_repeat(tmp_path):
