@@ -189,7 +189,8 @@ def write(args):
     matplotlib.rcParams["svg.hashsalt"] = "accuracy"
     every = read(args.results)
     large, every = every[every["rows"] > N_ROWS], every[every["rows"] == N_ROWS]
-    frame = complete(every).assign(loss=lambda rows: rows["log_loss"].fillna(rows["rmse"]))
+    # within a table RMSE ranks as R2 does
+    frame = complete(every).assign(loss=lambda rows: rows["log_loss"].fillna(1 - rows["score"]))
     scores, fits, losses, errors, both = (
         frame.pivot_table(index="table", columns="model", values=name)
         for name in ("score", "fit_seconds", "log_loss", "calibration_error", "loss")

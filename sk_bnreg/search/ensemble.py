@@ -31,14 +31,14 @@ def greedy_selection(
 
     Examples
     --------
-    Two models that err in opposite directions are better together than a third, which is the best alone:
+    The best model is better still beside one that errs the other way:
 
     >>> import numpy as np
     >>> from sk_bnreg.search.ensemble import greedy_selection
     >>> outputs = np.array([[[3.0], [1.0]], [[-3.1], [-0.9]], [[2.0], [0.0]]])
     >>> chosen, best = greedy_selection([outputs], lambda fold, mean: -np.abs(mean).sum(), size=4)
     >>> chosen, round(best, 2)
-    ([2, 1, 0, 1], -0.1)
+    ([2, 1, 2], -0.6)
     """
     sums = [np.zeros(fold.shape[1:]) for fold in outputs]
     chosen: list[int] = []

@@ -386,7 +386,9 @@ def survey(
 
 def table_paths(folder: str | Path) -> list[Path]:
     """Return the tables in a folder, by name."""
-    return sorted(path for path in Path(folder).iterdir() if table_format(path))
+    # texts and settings that lie beside tables are of these formats too
+    others = (None, ".txt", ".data", ".json")
+    return sorted(path for path in Path(folder).iterdir() if table_format(path) not in others)
 
 
 class _Outcome(NamedTuple):

@@ -118,12 +118,12 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
             f"There is no file {source!r}; give one of {', '.join(FORMATS)}, or a name of {sorted(BUILT_IN)}."
         )
     frame, notes = read_frame(path)
+    if len(frame.columns) < 2 or frame.empty:
+        raise ValueError(f"The table needs rows, and columns beside the target; got {frame.shape}.")
     if target is None:
         target = "target" if "target" in frame else str(frame.columns[-1])
     if target not in frame:
         raise ValueError(f"The table has no column {target!r} to predict; its columns are {list(frame.columns)}.")
-    if len(frame.columns) < 2 or frame.empty:
-        raise ValueError(f"The table needs rows, and columns beside the target; got {frame.shape}.")
     y = frame.pop(target)
     n_gaps = int(y.isna().sum())
     if n_gaps:

@@ -57,4 +57,4 @@ def test_scores_ropes_and_minutes_reach_every_table(folder, call, small_networks
 def test_a_folder_without_tables_ends_in_one_sentence(tmp_path, call):
     done = call(tmp_path, "--out", tmp_path / "out", command="survey")
     assert done.returncode == 2
-    assert "could be used: there is no .csv or .parquet file." in words(done.stderr)
+    assert "could be used: there is no file of a table." in words(done.stderr)
