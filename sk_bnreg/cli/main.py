@@ -1,5 +1,6 @@
 """The command ``sk-bnreg``: its subcommands, and how an error is told."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
@@ -32,8 +33,16 @@ def describe(
     """Batch norm, L2, or both? Neural networks for tables, compared honestly."""
 
 
-for command in (compare, rescore, tune, predict, survey, reproduce):
-    app.command()(command)
+_EXAMPLES: dict[Callable[..., None], str] = {
+    compare: "compare customers.csv --target churn --out churn",
+    rescore: "rescore churn --scoring roc_auc",
+    tune: "tune customers.csv --target churn --trials 40 --ensemble --out tuned",
+    predict: "predict churn/best_estimator.joblib new.csv --out predictions.csv",
+    survey: "survey tables --out survey",
+    reproduce: "reproduce",
+}
+for command, example in _EXAMPLES.items():
+    app.command(epilog=f"Example: sk-bnreg {example}")(command)
 
 
 def main() -> None:
