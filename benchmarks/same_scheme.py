@@ -2,17 +2,18 @@
 
 Batch norm and L2 under two names, with seeds and candidates of their own, so that the true difference is 0 and every
 "helps" or "hurts" is a false word. Each study draws rows of its own, without replacement, from a large table, which
-stands for the population, and looks for itself how many seeds and repeats it takes (at most 8 seeds, so that 400
-studies take an hour, and 20 repeats). The network is small: one of 16 units and 12 epochs, and four candidates on two
-inner folds. Prints, table by table and in all, how many studies end with each word, with 95 % intervals; how many
-corrected t-tests have p < 0.05 at the end; and how many repeats and seeds it took. Both words together are to be found
-in at most 5 %.
+stands for the population, and looks for itself how many seeds and repeats it takes: at most 8 seeds and 6 repeats, so
+that 400 studies take half an hour; three minutes of larger networks are seldom enough for more. The network is small:
+one of 16 units and 12 epochs, and four candidates on two inner folds. Prints, table by table and in all, how many
+studies end with each word, with 95 % intervals; how many corrected t-tests have p < 0.05 at the end; and how many
+repeats and seeds it took. Both words together are to be found in at most 5 %.
 
     python benchmarks/same_scheme.py DIR [--studies 400] [--rows 300] [--tables magic adult ...] [--jobs 2]
 """
 
 import argparse
 import warnings
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from unittest.mock import patch
@@ -28,13 +29,14 @@ from skrub import TableVectorizer
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, compare_schemes
 from sk_bnreg.stats.folds import WORDS
+from sk_bnreg.study import plan, run
 from sk_bnreg.study.schemes import SCHEMES
 from sk_bnreg.study.tables import read_table
 
 TABLES = ("magic", "adult", "letter", "california_housing")
 NETWORK = {"hidden_layer_sizes": (16,), "max_iter": 12, "n_ensemble": 1, "numeric_embedding": None}
 TWICE = {name: SCHEMES["bn+l2"] | {"random_state": seed} for seed, name in enumerate("ab", 1)}
-MOST_SEEDS = 8
+MOST_SEEDS, MOST_REPEATS = 8, 6
 STUDY = {"n_candidates": 4, "inner_cv": 2, "minutes": 1e6, "on_plan": None}
 
 
@@ -51,7 +53,8 @@ def study(X, y, task, n_rows, rope, seed):
     rows = np.random.default_rng(seed).choice(len(y), n_rows, replace=False)
     network = (BNMLPClassifier if task == "classification" else BNMLPRegressor)(**NETWORK)
     start = perf_counter()
-    with warnings.catch_warnings(), patch("sk_bnreg.study.plan.MOST_SEEDS", MOST_SEEDS):
+    fewer_seeds = patch.object(run, "seeds_needed", partial(run.seeds_needed, most=MOST_SEEDS))
+    with warnings.catch_warnings(), fewer_seeds, patch.object(plan, "MOST_REPEATS", MOST_REPEATS):
         warnings.filterwarnings("ignore", "The least populated class")  # letters of which a sample has few
         found = compare_schemes(network, X[rows], y[rows], schemes=TWICE, rope=rope, random_state=seed, **STUDY)
     # which of the two is asked about is set beforehand, while `verdicts` asks whether the better one helps
