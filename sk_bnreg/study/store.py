@@ -40,7 +40,7 @@ class Store:
     """
 
     def __init__(self, out: str | Path | None, random_state: Any):
-        self.folder = None if out is None else Path(out)
+        self.folder = None if out is None else Path(out).absolute()  # wherever the process goes meanwhile
         self.networks: list[dict[str, Any]] = []
         self.tuning: list[dict[str, Any]] = []
         self.versions = {name: version(name) for name in ("sk_bnreg", "torch", "scikit-learn", "skorch")}

@@ -44,8 +44,9 @@ def judged(results, question, metric, n_networks):
 
 
 @pytest.mark.filterwarnings("error", "ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")  # as users see
-def test_a_mixed_table_as_it_comes_and_what_is_saved(mixed, call):
-    arguments = (mixed / "mixed.csv", "--quick", "--candidates", 1, "--folds", 3, "--seeds", 8, "--out", mixed / "out")
+def test_a_mixed_table_as_it_comes_and_what_is_saved(mixed, call, monkeypatch):
+    monkeypatch.chdir(mixed)  # paths are given as people give them
+    arguments = ("mixed.csv", "--quick", "--candidates", 1, "--folds", 3, "--seeds", 8, "--out", "out")
     done = call(*arguments)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
