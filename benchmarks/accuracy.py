@@ -77,19 +77,28 @@ def make_model(name, task, seed, categories):
         ).set_output(transform="pandas")
         return make_pipeline(as_text, getattr(catboost, "CatBoost" + kind)(cat_features=categories, **options))
     if name in ("RealMLP_TD", "TabM_D"):
-        import pytabkit
-
-        # they take missing categories, but not missing numbers
-        numbers = SimpleImputer(strategy="median", keep_empty_features=True)
-        impute = make_column_transformer(
-            (numbers, make_column_selector(dtype_include="number")),
-            remainder="passthrough",
-            verbose_feature_names_out=False,
-        ).set_output(transform="pandas")
-        return make_pipeline(
-            impute, getattr(pytabkit, f"{name}_{kind}")(random_state=seed, n_threads=1, device="cpu", verbosity=0)
-        )
+        return of_pytabkit(name, kind, seed)
     raise ValueError(f"The models are {MODELS}, got {name!r}.")
+
+
+def of_pytabkit(name, kind, seed, **options):
+    """Return a model of pytabkit's; they take missing categories, but not missing numbers."""
+    import pytabkit
+
+    impute = make_column_transformer(
+        (SimpleImputer(strategy="median", keep_empty_features=True), make_column_selector(dtype_include="number")),
+        remainder="passthrough",
+        verbose_feature_names_out=False,
+    ).set_output(transform="pandas")
+    settings = {"random_state": seed, "n_threads": 1, "device": "cpu", "verbosity": 0}
+    return make_pipeline(impute, getattr(pytabkit, f"{name}_{kind}")(**settings, **options))
+
+
+def append(results, row):
+    """Add a line to a file of results, and print it."""
+    with results.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(*(f"{v:.4f}" if isinstance(v, float) else v for v in row.values()), flush=True)
 
 
 def split(path, seed, n_rows=N_ROWS):
@@ -175,9 +184,7 @@ def run(args):
                 if (path.stem, seed, name, args.rows) not in done:
                     row = measure(path, seed, name, partial(make_model, name), name in warm, args.rows)
                     warm.add(name)
-                    with args.results.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
-                    print(*(f"{v:.4f}" if isinstance(v, float) else v for v in row.values()), flush=True)
+                    append(args.results, row)
 
 
 def write(args):

@@ -11,20 +11,16 @@ what is there is not computed again.
 """
 
 import argparse
-import json
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import optuna
 import pandas as pd
-from accuracy import N_ROWS, prepare, scores, split
+from accuracy import N_ROWS, append, of_pytabkit, prepare, scores, split
 from scipy import stats
 from sklearn.base import clone
-from sklearn.compose import make_column_selector, make_column_transformer
-from sklearn.impute import SimpleImputer
 from sklearn.model_selection import KFold, StratifiedKFold
-from sklearn.pipeline import make_pipeline
 
 N_TRIALS, SEED = 40, 0
 MODELS = {"sk_bnreg": ("best trial", "best trial, 8 networks", "ensemble"), "RealMLP_HPO": ("RealMLP_HPO",)}
@@ -60,20 +56,9 @@ def ours(X, y, task):
 
 def theirs(X, y, task):
     """Yield RealMLP, tuned."""
-    import pytabkit
-
-    numbers = SimpleImputer(strategy="median", keep_empty_features=True)
-    impute = make_column_transformer(
-        (numbers, make_column_selector(dtype_include="number")),
-        remainder="passthrough",
-        verbose_feature_names_out=False,
-    ).set_output(transform="pandas")
     kind = "Classifier" if task == "classification" else "Regressor"
-    tuned = getattr(pytabkit, f"RealMLP_HPO_{kind}")(
-        random_state=SEED, n_threads=1, device="cpu", verbosity=0, n_hyperopt_steps=N_TRIALS
-    )
-    start = perf_counter()
-    yield "RealMLP_HPO", make_pipeline(impute, tuned).fit(X, y), perf_counter() - start
+    tuned, start = of_pytabkit("RealMLP_HPO", kind, SEED, n_hyperopt_steps=N_TRIALS), perf_counter()
+    yield "RealMLP_HPO", tuned.fit(X, y), perf_counter() - start
 
 
 def run(args):
@@ -87,9 +72,7 @@ def run(args):
                 row = {"table": path.stem, "task": task, "split": SEED, "model": name, "rows": N_ROWS}
                 row |= {"n_train": len(X), "seconds": seconds}
                 row |= scores(model, X_test, y_test.to_numpy(), np.ravel(model.predict(X_test)))
-                with args.results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(*(f"{v:.4f}" if isinstance(v, float) else v for v in row.values()), flush=True)
+                append(args.results, row)
 
 
 def report(args):

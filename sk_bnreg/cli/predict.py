@@ -24,8 +24,8 @@ def predict(
     if not model.is_file() or not table.is_file():
         raise ValueError(f"There is no file {str(table if model.is_file() else model)!r}.")
     fitted = joblib.load(model)
-    frame, notes = read_frame(table)
     names = [str(name) for name in fitted.feature_names_in_]
+    frame, notes = read_frame(table, names)
     lacking = [name for name in names if name not in frame]
     if lacking:
         raise ValueError(f"The model needs columns {lacking}, which {table.name} lacks; it has {list(frame)}.")

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from functools import cache
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
 
-from sk_bnreg.borrowed import Interval, Options, StrOptions, listens
+from sk_bnreg.borrowed import Interval, NamesOnce, Options, StrOptions, listens
 from sk_bnreg.engine.functions import ACTIVATIONS
 from sk_bnreg.engine.roles import ROLES
 from sk_bnreg.engine.rows import batch_bounds
@@ -47,7 +46,7 @@ class RoleReport(NamedTuple):
     budget: float
 
 
-class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
+class BaseBNMLP(NamesOnce, CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
     """The estimators without what differs between classes and numbers."""
 
     _parameter_constraints: dict = {
@@ -83,12 +82,6 @@ class BaseBNMLP(CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
         "callbacks": [None, list, tuple],
         "verbose": ["verbose"],
     }
-
-    @classmethod
-    @cache
-    def _get_param_names(cls):
-        """Return the names of parameters: scikit-learn reads the signature each time, which small networks feel."""
-        return super()._get_param_names()
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from sklearn.utils.metaestimators import available_if
 
 from sk_bnreg.borrowed import StrOptions, check_partial_fit_first_call
 from sk_bnreg.estimators.base import BaseBNMLP, trains_on
+from sk_bnreg.estimators.preparation import is_single
 
 
 class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
@@ -122,20 +123,14 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
     loss_curve_ : list of float
         Mean training loss of each epoch, of all calls that went on with one another; with ``l2_mode="loss"`` the
         penalty at its end is included.
-    loss_ : float
-        The last of `loss_curve_`.
-    best_loss_ : float or None
-        The least of `loss_curve_`; None with early stopping, as in scikit-learn.
+    loss_, best_loss_ : float
+        The last and the least of `loss_curve_`; with early stopping there is no `best_loss_` (None).
     validation_loss_curve_ : list of float or None
         Validation loss after each epoch; None without early stopping.
-    validation_scores_ : list of float or None
-        Minus `validation_loss_curve_`: by it, and not by accuracy or R2, an epoch is chosen.
-    best_validation_score_ : float or None
-        The greatest of `validation_scores_`.
-    n_layers_ : int
-        Layers, the inputs counted as one.
-    n_outputs_ : int
-        Units of the last layer.
+    validation_scores_, best_validation_score_ : list of float, float
+        Minus `validation_loss_curve_`, by which and not by accuracy an epoch is chosen, and the greatest; or None.
+    n_layers_, n_outputs_ : int
+        Layers, the inputs counted as one, and units of the last one.
     out_activation_ : {"logistic", "softmax", "identity"}
         What makes predictions of the last layer.
     coefs_ : list of ndarray of shape (n_in, n_out)
@@ -415,20 +410,14 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
     loss_curve_ : list of float
         Mean training loss of each epoch, of all calls that went on with one another; with ``l2_mode="loss"`` the
         penalty at its end is included.
-    loss_ : float
-        The last of `loss_curve_`.
-    best_loss_ : float or None
-        The least of `loss_curve_`; None with early stopping, as in scikit-learn.
+    loss_, best_loss_ : float
+        The last and the least of `loss_curve_`; with early stopping there is no `best_loss_` (None).
     validation_loss_curve_ : list of float or None
         Validation loss after each epoch; None without early stopping.
-    validation_scores_ : list of float or None
-        Minus `validation_loss_curve_`: by it, and not by accuracy or R2, an epoch is chosen.
-    best_validation_score_ : float or None
-        The greatest of `validation_scores_`.
-    n_layers_ : int
-        Layers, the inputs counted as one.
-    n_outputs_ : int
-        Units of the last layer.
+    validation_scores_, best_validation_score_ : list of float, float
+        Minus `validation_loss_curve_`, by which and not by accuracy an epoch is chosen, and the greatest; or None.
+    n_layers_, n_outputs_ : int
+        Layers, the inputs counted as one, and units of the last one.
     out_activation_ : {"logistic", "softmax", "identity"}
         What makes predictions of the last layer.
     coefs_ : list of ndarray of shape (n_in, n_out)
@@ -499,11 +488,5 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
         ndarray of shape (n_samples,) or (n_samples, n_targets)
         """
         outputs = self._outputs(X).mean(axis=0)  # (C, n_samples)
-        precise = _is_single(X) and self.target_.in_single_precision
-        return self.target_.decode(outputs).astype(np.float32 if precise else np.float64)
-
-
-def _is_single(X):
-    """Tell whether all of a table is in single precision."""
-    dtypes = getattr(X, "dtypes", getattr(X, "dtype", None))
-    return all(dtype == np.float32 for dtype in np.asarray(dtypes, dtype=object).flat)
+        single = is_single(X) and self.target_.in_single_precision
+        return self.target_.decode(outputs).astype(np.float32 if single else np.float64)

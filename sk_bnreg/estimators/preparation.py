@@ -234,6 +234,12 @@ def as_table(X: Any, device: Any) -> Table:
     return torch.from_numpy(X if X.flags.writeable else X.copy()).to(device)
 
 
+def is_single(X: Any) -> bool:
+    """Tell whether all of a user's table is in single precision."""
+    dtypes = getattr(X, "dtypes", getattr(X, "dtype", None))
+    return all(dtype == np.float32 for dtype in np.asarray(dtypes, dtype=object).flat)
+
+
 def batch_size_for(network: Any, n_rows: int) -> int:
     """Return how many rows a network's batches have when it trains on so many."""
     if network.batch_size != "auto":

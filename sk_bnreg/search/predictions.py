@@ -8,6 +8,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_clas
 from sk_bnreg.borrowed import num_samples
 
 
+def classes_of(y: Any, classifier: bool) -> np.ndarray | None:
+    """Return all classes of a target; None for several labels, and for numbers."""
+    y = np.asarray(y)
+    return np.unique(y) if classifier and (y.ndim == 1 or y.shape[1] == 1) else None
+
+
 def outputs_of(estimator: Any, X: Any, classes: np.ndarray | None) -> np.ndarray:
     """Predict rows as what scores are computed from.
 

@@ -26,7 +26,7 @@ from sk_bnreg.estimators.preparation import OF_ALL_MEMBERS
 from sk_bnreg.search.ensemble import greedy_selection
 from sk_bnreg.search.evaluation import candidate_of, evaluate
 from sk_bnreg.search.grid import StackedSearch
-from sk_bnreg.search.predictions import outputs_of, predicted
+from sk_bnreg.search.predictions import classes_of, outputs_of, predicted
 from sk_bnreg.search.trials import open_storage
 from sk_bnreg.search.worker import Worker, params_of
 
@@ -208,7 +208,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         ensemble = self.refit == "ensemble"
         if ensemble:
             self._member_params(self.param_distributions)
-            classes = _classes(self.estimator, np.asarray(folds.y))
+            classes = classes_of(folds.y, is_classifier(self.estimator))
             scoring = replace(scoring, predict=partial(outputs_of, classes=classes))
         task = context.subcontext(task_name="search").call_on_fit_task_begin(estimator=self)
         n_jobs = joblib.effective_n_jobs(self.n_jobs)
@@ -234,7 +234,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         self.study_ = study
         results = self._results(study, folds)
         if ensemble:
-            self._select(study, folds, scoring, outputs)
+            self._select(study, folds, scoring, outputs, classes)
         task.call_on_fit_task_end(estimator=self)
         return results
 
@@ -266,7 +266,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             )
         return own
 
-    def _select(self, study, folds, scoring, outputs):
+    def _select(self, study, folds, scoring, outputs, classes):
         """Choose the networks of the ensemble among the trials that went through all folds."""
         trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
         trials.sort(key=lambda trial: -trial.value)
@@ -279,16 +279,13 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
                 outputs[trial.number] = [result["outputs"] for result in own]
         trials = [trial for trial in trials if trial.number in outputs]
         tests = [folds.scored(test) for _, test in folds.splits]
-        classifier, y = is_classifier(self.estimator), np.asarray(folds.y)
-        classes = _classes(self.estimator, y)
+        classifier, flat = is_classifier(self.estimator), np.ndim(folds.y) == 1
 
         def score(fold, mean):
             X, y_test, params = tests[fold]
-            return scoring.scorer(predicted(mean, classes, classifier, flat=y.ndim == 1), X, y_test, **params)
+            return scoring.scorer(predicted(mean, classes, classifier, flat), X, y_test, **params)
 
-        by_fold = [
-            np.stack(outputs_of_fold) for outputs_of_fold in zip(*(outputs[t.number] for t in trials), strict=True)
-        ]
+        by_fold = [np.stack(fold) for fold in zip(*(outputs[trial.number] for trial in trials), strict=True)]
         chosen, self.ensemble_score_ = greedy_selection(by_fold, score)
         self.ensemble_ = [trials[i].number for i in chosen]
 
@@ -374,11 +371,6 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
         }
         first_scores = dict.fromkeys(metrics) if multimetric else 0.0
         return self._format_results(candidates, n_splits, out, more), first_scores
-
-
-def _classes(estimator, y):
-    """Return all classes; None for several labels, and for numbers."""
-    return np.unique(y) if is_classifier(estimator) and y.ndim == 1 else None
 
 
 class _ProgressBar:

@@ -15,9 +15,10 @@ from sklearn.base import is_classifier
 from sk_bnreg.estimators.pipelines import fit_parameter, network_in
 from sk_bnreg.search.evaluation import Folds, attempt
 from sk_bnreg.search.grid import StackedGridSearchCV
+from sk_bnreg.search.predictions import classes_of
 from sk_bnreg.study.comparison import SchemeComparison
 from sk_bnreg.study.held_out import HeldOut, default_rope, metric_name
-from sk_bnreg.study.nested import NestedStudy
+from sk_bnreg.study.nested import NestedStudy, n_folds_of
 from sk_bnreg.study.plan import StudyPlan
 from sk_bnreg.study.run import OuterFolds, StudyRun
 from sk_bnreg.study.schemes import DEFAULT_SCHEMES, checked_schemes
@@ -162,19 +163,17 @@ def compare_schemes(
     """
     started = time.monotonic()
     schemes, ropes = _checked(estimator, y, schemes, learning_rate, scoring, rope)
-    n_inner = inner_cv.get_n_splits() if hasattr(inner_cv, "split") else inner_cv
-    _check_counts(len(schemes), n_candidates, n_inner, n_repeats, n_seeds, budgets, minutes)
+    _check_counts(len(schemes), n_candidates, n_folds_of(inner_cv), n_repeats, n_seeds, budgets, minutes)
     store = Store(out, random_state)
     y = y if hasattr(y, "iloc") else np.asarray(y)
     if is_classifier(estimator) and np.ndim(y) == 2 and np.shape(y)[1] == 1:
         y = np.asarray(y)[:, 0]  # one column is classes, several are labels
     weight = None if sample_weight is None else np.asarray(sample_weight)
     scorings = _listed(scoring)
-    labelled = is_classifier(estimator) and np.ndim(y) == 1
     study = NestedStudy(
         estimator=estimator,
         data=_data(estimator, X, y, scorings[0], weight, params or {}),
-        classes=np.unique(np.asarray(y)) if labelled else None,
+        classes=classes_of(y, is_classifier(estimator)),
         error_score=error_score,
         groups=None if groups is None else np.asarray(groups),
         weight=weight,
@@ -306,7 +305,7 @@ def _plan(
         n_features=np.shape(study.data.X)[1],
         schemes=tuple(study.schemes),
         n_candidates=study.n_candidates,
-        inner_cv=study.n_inner,
+        inner_cv=n_folds_of(study.inner_cv),
         n_folds=len(splits),
         n_repeats=n_repeats,
         n_seeds=n_seeds,

@@ -7,8 +7,9 @@ import io
 import lzma
 import re
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 from numbers import Real
@@ -60,7 +61,7 @@ def table_format(path: Path) -> str | None:
     return found[0]
 
 
-def read_frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
+def read_frame(path: Path, wanted: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
     """Read a file.
 
     Of text the encoding, the separator and the decimal comma are found; a column is one of numbers if all that is in it
@@ -70,6 +71,8 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
     ----------
     path : Path
         Of a format in `FORMATS`; text may be packed.
+    wanted : sequence of str
+        Names of columns that stay, also one that only counts the rows.
 
     Returns
     -------
@@ -91,7 +94,9 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
     if isinstance(frame.columns, pd.MultiIndex):
         raise ValueError(f"{path.name} has columns with names in several rows; it needs one name each.")
     frame.columns = _names(frame.columns)
-    frame = _without_index(frame.reset_index(drop=True), notes)
+    frame = frame.reset_index(drop=True)
+    if not set(frame.columns[:1]) & set(wanted):
+        frame = _without_index(frame, notes)
     frame = frame.apply(_plain)
     notes += [
         f"column {name!r} is around {size:.2g} and varies by {spread:.2g}, which single precision does not tell apart: "
@@ -123,14 +128,13 @@ def _read_other(path: Path, kind: str) -> pd.DataFrame:
 def _read_text(path: Path, notes: list[str]) -> pd.DataFrame:
     """Read all as text, then make numbers of columns: no column is of two kinds because it was read in two parts."""
     text = _decoded(path, notes)
-    lines = text.splitlines()
-    separator = _separator(lines[:LOOKED_AT])
-    if separator != ",":
-        notes.append("separated by " + ("tabs" if separator == "\t" else repr(separator)))
     try:
-        rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
+        separator = _separator(text.splitlines()[:LOOKED_AT])
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row]
     except csv.Error as error:  # a field of megabytes, where a quote was not closed
         raise ValueError(f"{path.name} is no table of text: {error}.") from error
+    if separator != ",":
+        notes.append("separated by " + ("tabs" if separator == "\t" else repr(separator)))
     if len(rows) < 2:
         raise ValueError(f"{path.name} has no rows under its names.")
     header, rows = rows[0], rows[1:]
@@ -139,7 +143,7 @@ def _read_text(path: Path, notes: list[str]) -> pd.DataFrame:
         beyond = {row[-1].strip() for row in rows if len(row) == longest}
         if longest == len(header) + 1 and beyond == {""}:
             rows = [row[: len(header)] for row in rows]  # a separator at the end of each line
-        elif longest == len(header) + 1 and all(len(row) == longest for row in rows):
+        elif all(len(row) == len(header) + 1 for row in rows) and _name_rows([row[0] for row in rows]):
             header = ["", *header]  # names of rows, without a name, as R writes them
         else:
             number = next(i for i, row in enumerate(rows) if len(row) > len(header))
@@ -156,10 +160,20 @@ def _read_text(path: Path, notes: list[str]) -> pd.DataFrame:
     return pd.concat(made, axis=1, keys=range(len(made))).set_axis([name.strip() for name in header], axis=1)
 
 
+def _name_rows(values: list[str]) -> bool:
+    """Tell whether values may be names of rows: each once, and words or 1, 2, ...
+
+    A number cut in two by its decimal comma would be another column, and every name beside its own.
+    """
+    numbers = pd.to_numeric(pd.Series(values), errors="coerce")
+    counts = numbers.tolist() == list(range(1, len(values) + 1))
+    return len(set(values)) == len(values) and (counts or bool(numbers.isna().all()))
+
+
 def _decoded(path: Path, notes: list[str]) -> str:
     try:
         content = _unpacked(path)
-    except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path.name} cannot be read: {error}") from error
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")

@@ -21,7 +21,7 @@ from sklearn.metrics import (
 
 from sk_bnreg.borrowed import check_method_params, safe_indexing
 from sk_bnreg.search.evaluation import attempt
-from sk_bnreg.search.predictions import predicted
+from sk_bnreg.search.predictions import classes_of, predicted
 from sk_bnreg.study.warned import recorded
 
 Place = tuple[int, int]  # an outer fold: its repeat, its number
@@ -154,7 +154,7 @@ class HeldOut:
         if failure is not None and "pos_label" in str(failure.raised):
             raise ValueError(
                 f"The score {scoring!r} must know which of {list(self.classes)} is the positive class: code them 0 and "  # type: ignore[arg-type]
-                f"1, take a score without one, such as f1_macro or roc_auc, or give make_scorer(..., pos_label=...)."
+                "1, take a score without one, such as f1_macro or roc_auc, or give make_scorer(..., pos_label=...)."
             )
         if failure is not None:
             raise ValueError(f"The score {scoring!r} is not defined for this target: {failure.raised}")
@@ -211,8 +211,7 @@ class HeldOut:
         weights = [str(name) for name in target if str(name).startswith(WEIGHTS)]
         params = {name.removeprefix(WEIGHTS): target.pop(name).to_numpy() for name in weights}
         y = target["y"].to_numpy() if list(target) == ["y"] else target.to_numpy()
-        classes = np.unique(y) if classifier and y.ndim == 1 else None
-        found = cls(None, y, classes, classifier, schemes, params)
+        found = cls(None, y, classes_of(y, classifier), classifier, schemes, params)
         for path in (folder / "held_out").glob("*.npz"):
             repeat, _, fold = path.stem.partition("-")
             found.folds[int(repeat), int(fold)] = load_outputs(path)

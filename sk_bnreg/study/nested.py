@@ -104,11 +104,6 @@ class NestedStudy:
         self.candidates = Candidates(self.network, self.schemes, self.n_candidates, self.budgets)
 
     @property
-    def n_inner(self) -> int:
-        """Number of inner folds."""
-        return int(self.inner_cv.get_n_splits()) if hasattr(self.inner_cv, "split") else self.inner_cv
-
-    @property
     def n_tuning_fits(self) -> int:
         """Different networks that tuning trains in one outer fold, at most."""
         settings = self.candidates.settings(self.seed)
@@ -118,7 +113,7 @@ class NestedStudy:
             if self.candidates.reference(name)
             for setting in settings
         }
-        return (self.candidates.n_different(self._free(len(self.data.y))) + len(rates)) * self.n_inner
+        return (self.candidates.n_different(self._free(len(self.data.y))) + len(rates)) * n_folds_of(self.inner_cv)
 
     def random_state(self, scheme: str, place: Place, number: int) -> int:
         """Return the seed of a network: its own in every fold and for every number, the same for all schemes.
@@ -312,8 +307,9 @@ class NestedStudy:
         front = sum(fitted.seconds for fitted in fronts.values())
         epoch = max(seconds[2] - seconds[1], 0) / 2
         one = seconds[1] + (self.network.max_iter - 1) * epoch
-        n_last = len(self.schemes) * n_seeds * self.n_inner / (self.n_inner - 1)  # these have more rows
-        return (self.n_inner + 1) * front + one * (self.n_tuning_fits + n_last)
+        n_inner = n_folds_of(self.inner_cv)
+        n_last = len(self.schemes) * n_seeds * n_inner / (n_inner - 1)  # these have more rows
+        return (n_inner + 1) * front + one * (self.n_tuning_fits + n_last)
 
     def inner_splits(self, rows: np.ndarray) -> list[Split]:
         """Divide rows into the training and the check rows of each inner fold."""
@@ -395,6 +391,11 @@ class NestedStudy:
 
     def _n_rows(self, rows: np.ndarray) -> int:
         return len(rows) if self.weight is None else int(np.count_nonzero(self.weight[rows]))
+
+
+def n_folds_of(cv: Any) -> Any:
+    """Return how many folds a splitter makes, or the number that stands in its place."""
+    return cv.get_n_splits() if hasattr(cv, "split") else cv
 
 
 def shuffled_folds(n_splits: int, estimator: Any, y: Any, groups: Any, seed: int) -> Any:

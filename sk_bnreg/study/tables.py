@@ -117,7 +117,7 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
         raise ValueError(
             f"There is no file {source!r}; give one of {', '.join(FORMATS)}, or a name of {sorted(BUILT_IN)}."
         )
-    frame, notes = read_frame(path)
+    frame, notes = read_frame(path, [] if target is None else [target])
     if len(frame.columns) < 2 or frame.empty:
         raise ValueError(f"The table needs rows, and columns beside the target; got {frame.shape}.")
     if target is None:

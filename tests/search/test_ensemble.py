@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_classification, make_multilabel_classification, make_regression
+from sklearn.exceptions import DataConversionWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, r2_score
 from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit, StratifiedKFold
@@ -120,6 +121,15 @@ def test_several_labels_and_several_targets():
     fitted = search(small(BNMLPRegressor), n_trials=4, cv=3).fit(X, Y)
     assert fitted.predict(X).shape == Y.shape
     assert fitted.ensemble_score_ >= fitted.best_score_
+
+
+def test_a_target_of_one_column_is_one_of_classes():
+    X, y = make_classification(120, 6, n_classes=3, n_informative=4, random_state=0)
+    flat = search(n_trials=4, cv=StratifiedKFold(3)).fit(X, y)
+    with pytest.warns(DataConversionWarning):
+        column = search(n_trials=4, cv=StratifiedKFold(3)).fit(X, y[:, None])
+    assert column.ensemble_ == flat.ensemble_
+    assert column.ensemble_score_ == flat.ensemble_score_
 
 
 def test_weights_and_groups_reach_the_members_and_the_folds():

@@ -44,6 +44,7 @@ def text(separator=",", number=str, end="", header_end="", quote='"', names=None
 TEXTS = {
     "plain.csv": text().encode(),
     "upper.CSV": text().encode(),
+    "cr.csv": text().replace("\n", "\r").encode(),
     "crlf.csv": text().replace("\n", "\r\n").encode(),
     "no_last_newline.csv": text().rstrip("\n").encode(),
     "blank_lines.csv": text().replace("\n", "\n\n").encode(),
@@ -226,6 +227,11 @@ def test_only_what_numbers_the_rows_is_left_out(tmp_path):
     time = pd.DataFrame({"t": range(N), "x": np.sin(range(N)), "y": range(N)})
     time.to_csv(tmp_path / "time.csv", index=False)
     assert list(read_frame(tmp_path / "time.csv")[0]) == ["t", "x", "y"]
+    counted = time.rename(columns={"t": "id"})
+    counted.to_csv(tmp_path / "counted.csv", index=False)
+    assert list(read_frame(tmp_path / "counted.csv")[0]) == ["x", "y"]
+    assert list(read_frame(tmp_path / "counted.csv", ["id", "x"])[0]) == ["id", "x", "y"]  # a model's own
+    assert read_table(str(tmp_path / "counted.csv"), target="id").target == "id"
     ids = time.rename(columns={"t": "id"}).assign(id=[3 * i for i in range(N)])
     ids.to_csv(tmp_path / "ids.csv", index=False)
     assert "id" in read_frame(tmp_path / "ids.csv")[0]
@@ -280,6 +286,10 @@ def test_what_cannot_be_learned_is_refused_with_its_name(name, tmp_path):
         ("t.csv", b"a,b\n", "no rows"),
         ("t.csv", b"a,b\n1,2\n1,2,3,4\n", "Row 2 of t.csv has 4 fields, its first line has names for 2"),
         ("t.xlsx", b"no spreadsheet", "t.xlsx"),
+        ("t.csv", b"a,b\n" + b"1,5,2\n2,5,2\n3,25,4\n" * 2, "Row 1 of t.csv has 3 fields"),
+        ("t.csv", b"a,b\n3,5,2\n2,5,2\n4,25,4\n", "Row 1 of t.csv has 3 fields"),
+        ("t.csv", b'a,b\n"' + b"1,2\n" * 90_000, "no table of text"),
+        ("t.csv.gz", gzip.compress(text().encode())[:-40] + bytes(40), "cannot be read"),
     ],
 )
 def test_broken_files_are_refused_with_a_sentence(name, content, match, tmp_path):
