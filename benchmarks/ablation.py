@@ -19,13 +19,17 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accuracy import N_ROWS, fill, make_model, measure, prepare, read
+from accuracy import N_ROWS, fill, half_of, make_model, measure, prepare, read
+from scipy.special import softmax
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
+from skorch.callbacks import Callback
 
 from sk_bnreg.engine import embedding, training
 from sk_bnreg.engine.dropout import Dropout
+from sk_bnreg.engine.embedding import SCALES
 from sk_bnreg.engine.functions import ACTIVATIONS, Activation, StackedLoss
+from sk_bnreg.engine.solvers import StackedAdam
 from sk_bnreg.engine.stack import StackedMLP
 from sk_bnreg.estimators.base import BaseBNMLP
 
@@ -84,10 +88,10 @@ def glorot_to_torch(reset):
 
 
 def falling_dropout(draw):
-    """Let the noise of dropout fall to nothing over the 30 epochs of 20 steps and more."""
+    """Let the noise of dropout fall to nothing over the 60 epochs of 20 steps and more."""
 
     def drawn(self, n_rows):
-        strength = max(0.0, 1 - self.step / 600)
+        strength = max(0.0, 1 - self.step / 1200)
         return tuple(torch.lerp(torch.ones_like(mask), mask, strength) for mask in draw(self, n_rows))
 
     return drawn
@@ -109,7 +113,7 @@ class Recalibrated:
 
     def __get__(self, network, owner=None):
         def fit(X, y, **params):
-            self.fit(network, X, y, **params)
+            self.change(network, partial(self.fit, network, X, y, **params))
             module, seen, var_mean = network.net_.module_, [], torch.var_mean
 
             def remember(*args, **kwargs):
@@ -124,6 +128,54 @@ class Recalibrated:
             return network
 
         return fit
+
+    def change(self, network, fit):
+        fit()
+
+
+class Averaged(Recalibrated):
+    """And the weights are the mean over the last quarter of the epochs (Izmailov et al. 2018)."""
+
+    def change(self, network, fit):
+        kept = []
+
+        class Keep(Callback):
+            def on_epoch_end(self, net, **kwargs):
+                kept.append(net.snapshot().module_.theta.data.clone())
+
+        network.set_params(callbacks=[Keep()])
+        fit()
+        network.net_.module_.theta.data.copy_(torch.stack(kept[-len(kept) // 4 :]).mean(0))
+
+
+def muon(adam):
+    """Orthogonal steps for the hidden weights (Jordan et al. 2024), as long as Adam's (Liu et al. 2025)."""
+
+    def update(self, grad, group):
+        gradient = grad.clone()
+        step = adam(self, grad, group)
+        momentum = self.__dict__.setdefault("momentum", torch.zeros_like(gradient)).mul_(0.95).add_(gradient)
+        gradient.add_(momentum, alpha=0.95)
+        for block, view in self.stack.views(gradient).items():
+            if block.role == "hidden_weights":
+                x = view / view.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+                for _ in range(5):
+                    a = x @ x.mT
+                    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+                step[:, block.start : block.stop] = -0.2 * max(view.shape[1:]) ** 0.5 * x.flatten(1)
+        return step
+
+    return update
+
+
+def differing(members):
+    """Let the networks differ in some parameters, beside the frequencies in which those of the defaults do."""
+    scales = [{"frequency_init_scale": SCALES[i % len(SCALES)]} for i in range(len(members))]
+    return network_with(members=[scale | params for scale, params in zip(scales, members, strict=True)])
+
+
+def mean_by(function):
+    return patch("sk_bnreg.estimators.networks.mean_of_roots", function)
 
 
 def same(model):
@@ -144,9 +196,23 @@ def variants():
             "inputs", same, [patch(f"sk_bnreg.engine.{name}.SIZE", 2) for name in ("embedding", "roles", "stack")]
         ),
         "16 cosines": ("inputs", same, [patch.object(embedding, "N_COSINES", 16)]),
-        "frequencies of 0.1": ("inputs", same, [patch.object(embedding, "SPREAD", 0.1)]),
-        "frequencies of 0.5": ("inputs", same, [patch.object(embedding, "SPREAD", 0.5)]),
+        **{
+            f"frequencies of {scale} for all networks": ("inputs", network_with(frequency_init_scale=scale), ())
+            for scale in (0.1, 0.2, 0.5, 1.0)
+        },
         "standard instead of squashing scaler": ("inputs", before_network(StandardScaler(), "squashingscaler"), ()),
+        **{
+            f"networks that differ in {name}": ("ensemble", differing(params), ())
+            for name, params in (
+                ("batch norm", [{"batch_norm": i % 4 < 2} for i in range(8)]),
+                ("L2", [{"l2": 3.0 ** (i % 3 - 1)} for i in range(8)]),
+                ("learning rate", [{"learning_rate_init": 0.01 * 2.0 ** (i % 3 - 1)} for i in range(8)]),
+                ("dropout", [{"dropout": 0.1 * (i % 3)} for i in range(8)]),
+                ("depth", [{"hidden_layer_sizes": (64,) * (2 + i % 3)} for i in range(8)]),
+            )
+        },
+        "plain mean of probabilities": ("probabilities", same, [mean_by(lambda p: p.mean(0))]),
+        "geometric mean of probabilities": ("probabilities", same, [mean_by(lambda p: softmax(np.log(p).mean(0), -1))]),
         "one network": ("ensemble", network_with(n_ensemble=1), ()),
         "one network, last epoch": ("ensemble", network_with(n_ensemble=1, early_stopping=False), ()),
         "2 networks": ("ensemble", network_with(n_ensemble=2), ()),
@@ -159,8 +225,12 @@ def variants():
         "batch-norm statistics over all rows at the end": (
             "network", same, [patch.object(BaseBNMLP, "fit", Recalibrated(BaseBNMLP.fit))]
         ),
+        "mean of the weights of the last quarter": (
+            "network", same, [patch.object(BaseBNMLP, "fit", Averaged(BaseBNMLP.fit))]
+        ),
         "64-64": ("network", network_with(hidden_layer_sizes=(64, 64)), ()),
-        "256-256": ("network", network_with(hidden_layer_sizes=(256, 256)), ()),
+        "64-64-64-64": ("network", network_with(hidden_layer_sizes=(64, 64, 64, 64)), ()),
+        "128-128": ("network", network_with(hidden_layer_sizes=(128, 128)), ()),
         "128-128-128": ("network", network_with(hidden_layer_sizes=(128, 128, 128)), ()),
         "gelu": ("network", network_with(activation="gelu"), ()),
         "silu": ("network", network_with(activation="silu"), ()),
@@ -181,14 +251,19 @@ def variants():
         "dropout 0.1, falling": (
             "regularization", network_with(dropout=0.1), [patch.object(Dropout, "draw", falling_dropout(Dropout.draw))]
         ),
-        "dropout 0.1, 60 epochs": ("regularization", network_with(dropout=0.1, max_iter=60), ()),
+        "dropout 0.1, 100 epochs": ("regularization", network_with(dropout=0.1, max_iter=100), ()),
         "label smoothing 0.1": ("regularization", same, [patch("sk_bnreg.engine.tasks.StackedLoss", Smoothed)]),
         "learning rate 0.005": ("solver", network_with(learning_rate_init=0.005), ()),
         "learning rate 0.02": ("solver", network_with(learning_rate_init=0.02), ()),
         "cosine from 0.005": ("solver", network_with(learning_rate="cosine", learning_rate_init=0.005), ()),
         "four cycles": ("solver", same, [patch.object(training, "learning_rates", four_cycles)]),
         "beta_2 0.95": ("solver", network_with(beta_2=0.95), ()),
-        "60 epochs": ("solver", network_with(max_iter=60), ()),
+        "Muon": ("solver", same, [patch.object(StackedAdam, "_update", muon(StackedAdam._update))]),
+        "30 epochs, 128-128, frequencies of 0.2": (
+            "solver", network_with(max_iter=30, hidden_layer_sizes=(128, 128), frequency_init_scale=0.2), ()
+        ),
+        "30 epochs": ("solver", network_with(max_iter=30), ()),
+        "100 epochs": ("solver", network_with(max_iter=100), ()),
         "batches of 200 for any number of rows": ("solver", network_with(batch_size=200), ()),
     }  # fmt: skip
 
@@ -198,12 +273,13 @@ def run(args):
     paths = sorted(args.folder.glob("*.parquet"))
     for seed in args.splits:
         for name in args.variants or variants():
-            _, change, patches = variants()[name]
+            about, change, patches = variants()[name]
+            by_torch = patches and about != "probabilities"
             with ExitStack() as stack:
-                for each in (
+                for each in [
                     *patches,
-                    *([patch("sk_bnreg.engine.tasks.has_kernel", lambda: False)] if patches else ()),
-                ):
+                    *([patch("sk_bnreg.engine.tasks.has_kernel", lambda: False)] if by_torch else []),
+                ]:
                     stack.enter_context(each)
                 for path in paths:
                     if (path.stem, seed, name, N_ROWS) not in done:
@@ -222,7 +298,7 @@ def write(args):
         frame.pivot_table(index="table", columns="model", values=name)
         for name in ("score", "log_loss", "calibration_error")
     )
-    difference = scores.sub(scores["defaults"], axis=0)
+    difference, half = scores.sub(scores["defaults"], axis=0), half_of(scores.index)
     rows = []
     for name, (subject, *_) in variants().items():
         if name in scores:
@@ -232,16 +308,24 @@ def write(args):
                     "about": subject,
                     "variant": name,
                     "score": f"{own.mean():+.4f} +- {own.sem():.4f}",
+                    "half A": f"{own.groupby(half).mean()['A']:+.4f}",
+                    "half B": f"{own.groupby(half).mean()['B']:+.4f}",
                     "better / worse": f"{(own > 0.002).sum()} / {(own < -0.002).sum()}",
                     "log loss": f"x {(losses[name] / losses['defaults']).median():.3f}",
                     "calibration error": f"{errors[name].mean():.4f}",
                 }
             )
-    rows[0]["score"] = f"{scores['defaults'].mean():.4f}"
+    rows[0] |= {"score": f"{scores['defaults'].mean():.4f}", "half A": "", "half B": ""}
     table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
     n_splits = frame["split"].nunique()
     caption = f"{len(scores)} tables, {n_splits} split{'s' * (n_splits > 1)} of each."
-    fill(args.page, "ablation", f"{caption}\n\n{table}")
+    means = difference.groupby(half).mean()
+    chosen = [
+        f"The best on half {a} is {means.loc[a].idxmax()} ({means.loc[a].max():+.4f}); on half {b} it makes "
+        f"{means.loc[b, means.loc[a].idxmax()]:+.4f}."
+        for a, b in ("AB", "BA")
+    ]
+    fill(args.page, "ablation", "\n\n".join([caption, table, *chosen]))
 
 
 def main():

@@ -1,7 +1,7 @@
 """Is a tuned ensemble better than the best trial of the same search, and than RealMLP tuned as much?
 
 Each table of a folder is split as accuracy.py splits it; a search of 40 trials of single networks on five folds of the
-training rows, with sk-bnreg tune's defaults, gives three models, all fitted to all training rows: the best trial, eight
+training rows, by log loss or R2, gives three models, all fitted to all training rows: the best trial, eight
 networks with its parameters, and the ensemble of refit="ensemble". "RealMLP_HPO" is pytabkit's search of as many random
 settings on one held-out fifth, in an environment that has it. A line per table and model is added to a .jsonl file;
 what is there is not computed again.
@@ -42,7 +42,7 @@ def ours(X, y, task):
     start = perf_counter()
     search = StackedOptunaSearchCV(
         pipeline, search_space(pipeline), n_trials=N_TRIALS, refit="ensemble", random_state=SEED,
-        cv=folds(5, shuffle=True, random_state=SEED),
+        cv=folds(5, shuffle=True, random_state=SEED), scoring="neg_log_loss" if task == "classification" else "r2",
     ).fit(X, y)  # fmt: skip
     seconds = perf_counter() - start
     single = clone(pipeline).set_params(**search.best_params_)

@@ -11,7 +11,9 @@ from torch import Tensor
 # cosines, or two values in place of three, score the same (docs/accuracy.md).
 N_COSINES = 8  # of each feature
 SIZE = 3  # values that they are mixed to
-SPREAD = 0.2  # standard deviation of the frequencies, in periods per unit of the feature
+# standard deviations of the frequencies, in periods per unit of the feature, which an ensemble's networks have in turn:
+# on smooth tables low ones are better, where steps matter high ones
+SCALES = (0.2, 0.5, 0.1, 1.0)
 
 
 def embedding_shape(n_embedded: int) -> tuple[int, int, int]:
@@ -19,11 +21,11 @@ def embedding_shape(n_embedded: int) -> tuple[int, int, int]:
     return n_embedded, N_COSINES, 2 + SIZE
 
 
-def draw_embeddings(parameters: Tensor, generators: Sequence[torch.Generator]) -> None:
+def draw_embeddings(parameters: Tensor, generators: Sequence[torch.Generator], scales: Sequence[float]) -> None:
     """Draw initial parameters ``(M, E, F, 2 + S)``: normal frequencies, uniform phases and weights.
 
-    The standard deviation of the frequencies is `SPREAD` periods per unit of the feature: after robust or standard
-    scaling a typical cosine bends once or twice over the bulk of the rows.
+    The standard deviation of a member's frequencies is its scale, in periods per unit of the feature: after robust or
+    standard scaling a typical cosine of scale 0.2 bends once or twice over the bulk of the rows.
 
     References
     ----------
@@ -31,10 +33,10 @@ def draw_embeddings(parameters: Tensor, generators: Sequence[torch.Generator]) -
     feature itself as in Holzmüller et al. 2024, "Better by default".
     """
     shape = parameters.shape[1:]
-    for member, generator in zip(parameters, generators, strict=True):
+    for member, generator, scale in zip(parameters, generators, scales, strict=True):
         uniform = 2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1
         normal = torch.randn(shape[:2], generator=generator, dtype=torch.float64)
-        member[..., 0] = 2 * pi * SPREAD * normal
+        member[..., 0] = 2 * pi * scale * normal
         member[..., 1] = pi * uniform[..., 1]
         member[..., 2:] = uniform[..., 2:] / N_COSINES**0.5
 

@@ -130,7 +130,7 @@ class StackedNet(NeuralNet):
         """Build the net and draw every member's initial weights from its own generator."""
         super().initialize()
         self.generators_ = [torch.Generator().manual_seed(member.seed) for member in self.members]
-        self.module_.reset_parameters(self.generators_)
+        self.module_.reset_parameters(self.generators_, [member.frequency_init_scale for member in self.members])
         self.records_ = [Record() for _ in self.members]
         self.least_: dict[str, float] = {}
         return self

@@ -36,6 +36,8 @@ class Member:
         Whether the epoch with the lowest validation loss is kept.
     max_iter, n_iter_no_change : int
         In epochs.
+    frequency_init_scale : float
+        Standard deviation of the initial frequencies of embeddings.
     """
 
     seed: int
@@ -48,6 +50,7 @@ class Member:
     early_stopping: bool
     n_iter_no_change: int
     tol: float
+    frequency_init_scale: float
 
 
 def learning_rates(schedule: str, peak: float, n_steps: int) -> NDArray[np.float64]:

@@ -115,8 +115,11 @@ class StackedMLP(nn.Module):
         # training steps taken: the running statistics start as a plain mean over them
         self.n_steps = 0
 
-    def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
-        """Draw the initial weights of each member as scikit-learn's MLPs do: uniform, Glorot's bound."""
+    def reset_parameters(self, generators: Sequence[torch.Generator], scales: Sequence[float]) -> None:
+        """Draw the initial weights of each member as scikit-learn's MLPs do: uniform, Glorot's bound.
+
+        `scales` are those of the members' embeddings.
+        """
         gain = 2.0 if self.activation == "logistic" else 6.0
         bound = torch.zeros_like(self.theta[:1], dtype=torch.float64, device="cpu")
         for layer in self.layers(bound):
@@ -136,7 +139,7 @@ class StackedMLP(nn.Module):
                 if layer.scale is not None:
                     layer.scale.fill_(1.0)
             for parameters in self.blocks(self.theta)["embeddings"]:
-                draw_embeddings(parameters, generators)
+                draw_embeddings(parameters, generators, scales)
 
     def views(self, flat: Tensor) -> dict[Block, Tensor]:
         """View ``(M, P)`` as all blocks, ``(M, *shape)``, in the order of their columns."""

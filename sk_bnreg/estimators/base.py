@@ -75,6 +75,7 @@ class BaseBNMLP(NamesOnce, CallbackSupportMixin, MultiOutputMixin, BaseEstimator
         "n_ensemble": [Interval(Integral, 1, None, closed="left")],
         "members": [None, list, tuple],
         "numeric_embedding": [StrOptions({"periodic"}), None],
+        "frequency_init_scale": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "device": [str, torch.device],
@@ -85,7 +86,7 @@ class BaseBNMLP(NamesOnce, CallbackSupportMixin, MultiOutputMixin, BaseEstimator
 
     def __init__(
         self,
-        hidden_layer_sizes=(128, 128),
+        hidden_layer_sizes=(64, 64, 64),
         activation="relu",
         *,
         batch_norm=True,
@@ -98,7 +99,7 @@ class BaseBNMLP(NamesOnce, CallbackSupportMixin, MultiOutputMixin, BaseEstimator
         batch_size="auto",
         learning_rate="one-cycle",
         learning_rate_init=0.01,
-        max_iter=30,
+        max_iter=60,
         momentum=0.9,
         beta_1=0.9,
         beta_2=0.999,
@@ -111,6 +112,7 @@ class BaseBNMLP(NamesOnce, CallbackSupportMixin, MultiOutputMixin, BaseEstimator
         n_ensemble=8,
         members=None,
         numeric_embedding="periodic",
+        frequency_init_scale="auto",
         warm_start=False,
         random_state=None,
         device="cpu",
@@ -143,6 +145,7 @@ class BaseBNMLP(NamesOnce, CallbackSupportMixin, MultiOutputMixin, BaseEstimator
         self.n_ensemble = n_ensemble
         self.members = members
         self.numeric_embedding = numeric_embedding
+        self.frequency_init_scale = frequency_init_scale
         self.warm_start = warm_start
         self.random_state = random_state
         self.device = device

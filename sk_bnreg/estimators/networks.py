@@ -8,6 +8,7 @@ from sklearn.utils.metaestimators import available_if
 from sk_bnreg.borrowed import StrOptions, check_partial_fit_first_call
 from sk_bnreg.estimators.base import BaseBNMLP, trains_on
 from sk_bnreg.estimators.preparation import is_single
+from sk_bnreg.estimators.targets import mean_of_roots
 
 
 class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
@@ -21,8 +22,8 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
 
     Parameters
     ----------
-    hidden_layer_sizes : int, array-like of int or str, default=(128, 128)
-        Units of each hidden layer; () is a linear model. "128-128" is the same as text, for
+    hidden_layer_sizes : int, array-like of int or str, default=(64, 64, 64)
+        Units of each hidden layer; () is a linear model. "64-64-64" is the same as text, for
         searches whose storage keeps text and numbers alone.
     activation : {"identity", "logistic", "tanh", "relu", "gelu", "silu"}, default="relu"
         Activation of the hidden layers.
@@ -58,7 +59,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         its largest value.
     learning_rate_init : float, default=0.01
         Largest learning rate.
-    max_iter : int, default=30
+    max_iter : int, default=60
         Epochs; at most, where training can stop early.
     momentum : float, default=0.9
         Momentum of "sgd", in [0, 1).
@@ -94,6 +95,9 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         "periodic": the first layer is given, beside each feature of more than two values, three
         learned mixtures of 8 cosines of it with learned frequencies (Gorishniy et al. 2022), so
         that it can bend and jump. With more than 256 such features none is.
+    frequency_init_scale : float or "auto", default="auto"
+        Standard deviation of the cosines' initial frequencies, in periods per unit of a feature: low for smooth
+        tables, high where steps matter. "auto": 0.2, 0.5, 0.1 and 1 for the `n_ensemble` networks in turn.
     warm_start : bool, default=False
         Go on from the weights of the last `fit`, with a new schedule and solver state.
     random_state : int, RandomState instance or None, default=None
@@ -171,7 +175,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
 
     def __init__(
         self,
-        hidden_layer_sizes=(128, 128),
+        hidden_layer_sizes=(64, 64, 64),
         activation="relu",
         *,
         batch_norm=True,
@@ -184,7 +188,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         batch_size="auto",
         learning_rate="one-cycle",
         learning_rate_init=0.01,
-        max_iter=30,
+        max_iter=60,
         momentum=0.9,
         beta_1=0.9,
         beta_2=0.999,
@@ -198,6 +202,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         n_ensemble=8,
         members=None,
         numeric_embedding="periodic",
+        frequency_init_scale="auto",
         warm_start=False,
         random_state=None,
         device="cpu",
@@ -211,8 +216,9 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
             learning_rate_init=learning_rate_init, max_iter=max_iter, momentum=momentum, beta_1=beta_1, beta_2=beta_2,
             epsilon=epsilon, batch_norm_eps=batch_norm_eps, early_stopping=early_stopping,
             validation_fraction=validation_fraction, n_iter_no_change=n_iter_no_change, tol=tol, n_ensemble=n_ensemble,
-            members=members, numeric_embedding=numeric_embedding, warm_start=warm_start, random_state=random_state,
-            device=device, dtype=dtype, callbacks=callbacks, verbose=verbose,
+            members=members, numeric_embedding=numeric_embedding, frequency_init_scale=frequency_init_scale,
+            warm_start=warm_start, random_state=random_state, device=device, dtype=dtype, callbacks=callbacks,
+            verbose=verbose,
         )  # fmt: skip
         self.class_weight = class_weight
 
@@ -260,7 +266,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         return self.classes_[probability.argmax(axis=1)]
 
     def predict_proba(self, X):
-        """Estimate probabilities, the mean over the ensemble's members.
+        """Estimate probabilities, the mean over the ensemble's members: of their square roots, squared.
 
         Parameters
         ----------
@@ -272,15 +278,13 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         ndarray of shape (n_samples, n_classes) or (n_samples, n_labels)
             Columns are in the order of `classes_`.
         """
-        outputs = self._outputs(X)  # (M, C, n_samples)
+        outputs = self._outputs(X).swapaxes(1, 2)  # (M, n_samples, C)
         if self.target_.loss == "multiclass":
-            return softmax(outputs, axis=1).mean(axis=0).T
-        probability = expit(outputs).mean(axis=0).T
+            return mean_of_roots(softmax(outputs, axis=2))
+        either = mean_of_roots(expit(np.stack([-outputs, outputs], axis=3)))  # (n_samples, C, 2)
         if self.target_.multilabel:
-            return probability
-        if len(self.classes_) == 1:
-            return np.ones_like(probability)
-        return np.hstack([1 - probability, probability])
+            return either[:, :, 1]
+        return np.ones((len(either), 1)) if len(self.classes_) == 1 else either[:, 0]
 
     def predict_log_proba(self, X):
         """Return the logarithm of `predict_proba`.
@@ -313,8 +317,8 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
 
     Parameters
     ----------
-    hidden_layer_sizes : int, array-like of int or str, default=(128, 128)
-        Units of each hidden layer; () is a linear model. "128-128" is the same as text, for
+    hidden_layer_sizes : int, array-like of int or str, default=(64, 64, 64)
+        Units of each hidden layer; () is a linear model. "64-64-64" is the same as text, for
         searches whose storage keeps text and numbers alone.
     activation : {"identity", "logistic", "tanh", "relu", "gelu", "silu"}, default="relu"
         Activation of the hidden layers.
@@ -350,7 +354,7 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
         its largest value.
     learning_rate_init : float, default=0.01
         Largest learning rate.
-    max_iter : int, default=30
+    max_iter : int, default=60
         Epochs; at most, where training can stop early.
     momentum : float, default=0.9
         Momentum of "sgd", in [0, 1).
@@ -383,6 +387,9 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
         "periodic": the first layer is given, beside each feature of more than two values, three
         learned mixtures of 8 cosines of it with learned frequencies (Gorishniy et al. 2022), so
         that it can bend and jump. With more than 256 such features none is.
+    frequency_init_scale : float or "auto", default="auto"
+        Standard deviation of the cosines' initial frequencies, in periods per unit of a feature: low for smooth
+        tables, high where steps matter. "auto": 0.2, 0.5, 0.1 and 1 for the `n_ensemble` networks in turn.
     warm_start : bool, default=False
         Go on from the weights of the last `fit`, with a new schedule and solver state.
     random_state : int, RandomState instance or None, default=None

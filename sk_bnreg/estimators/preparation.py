@@ -17,6 +17,7 @@ from sklearn.utils.validation import validate_data
 from skorch.callbacks.scoring import ScoringBase
 
 from sk_bnreg.borrowed import check_sample_weight
+from sk_bnreg.engine.embedding import SCALES
 from sk_bnreg.engine.net import StackedNet
 from sk_bnreg.engine.normalisation import NORMALISATIONS
 from sk_bnreg.engine.roles import l2_by_role, lacking_roles
@@ -179,6 +180,12 @@ def adopt(network: Any, nets: list[StackedNet], tasks: list[Task]) -> None:
 def n_networks(network: Any) -> int:
     """Return how many networks an estimator trains."""
     return network.n_ensemble if network.members is None else len(network.members)
+
+
+def frequency_scales(network: Any) -> list[float]:
+    """Return the scale of the embeddings' initial frequencies of each network of an ensemble of networks alike."""
+    own = network.frequency_init_scale
+    return [SCALES[i % len(SCALES)] if own == "auto" else float(own) for i in range(network.n_ensemble)]
 
 
 def check_params(network: Any) -> None:
@@ -433,8 +440,9 @@ def _members(network: Any, seeds: Sequence[int], stopping: bool, n_batches: int)
             early_stopping=stopping,
             n_iter_no_change=network.n_iter_no_change,
             tol=network.tol,
+            frequency_init_scale=scale,
         )
-        for seed in seeds
+        for seed, scale in zip(seeds, frequency_scales(network), strict=True)
     ]
 
 

@@ -198,8 +198,11 @@ def _differing(answers, *contrasts):
 def _params(network):
     """Return the parameters of a network that were tuned or are not the defaults; of members that differ, theirs."""
     if network.members is not None:
-        named = [", ".join(f"{name} = {_short(value)}" for name, value in one.items()) for one in network.members]
-        return {f"{n} network{'s' * (n > 1)}": params for params, n in Counter(named).most_common()}
+        numbers: dict[str, list[str]] = {}
+        for number, one in enumerate(network.members, 1):
+            params = ", ".join(f"{name} = {_short(value)}" for name, value in one.items())
+            numbers.setdefault(params, []).append(str(number))
+        return {f"network{'s' * (len(alike) > 1)} {', '.join(alike)}": params for params, alike in numbers.items()}
     # the tuned ones also where they happen to be the default: that is an answer too
     defaults = type(network)().get_params()
     return {name: value for name, value in network.get_params().items() if name in _TUNED or value != defaults[name]}

@@ -18,7 +18,7 @@ def greedy_selection(
     Parameters
     ----------
     outputs : sequence of ndarray of shape (n_models, n_test, n_columns)
-        Predictions of the models in each fold. Of models that are equally good the first is taken.
+        What an ensemble averages, of each model in each fold. Of models that are equally good the first is taken.
     score : callable
         ``score(fold, mean_output)``; greater is better.
     size : int

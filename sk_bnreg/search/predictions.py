@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
 
 from sk_bnreg.borrowed import num_samples
+from sk_bnreg.estimators.targets import squared
 
 
 def classes_of(y: Any, classifier: bool) -> np.ndarray | None:
@@ -39,13 +40,40 @@ def outputs_of(estimator: Any, X: Any, classes: np.ndarray | None) -> np.ndarray
     return known
 
 
+def before_mean(outputs: np.ndarray, classes: np.ndarray | None, classifier: bool) -> np.ndarray:
+    """Return what is averaged to predict as an ensemble of networks does (`mean_of_roots`).
+
+    Parameters
+    ----------
+    outputs : ndarray of shape (..., n_columns)
+        As `outputs_of` returns them.
+    classes : ndarray or None
+    classifier : bool
+
+    Returns
+    -------
+    ndarray of shape (..., n_columns), of several labels (..., n_columns, 2)
+    """
+    outputs = outputs.astype(float)
+    if not classifier:
+        return outputs
+    return np.sqrt(np.stack([1 - outputs, outputs], axis=-1) if classes is None else outputs)
+
+
+def after_mean(mean: np.ndarray, classes: np.ndarray | None, classifier: bool) -> np.ndarray:
+    """Return the outputs of which `before_mean` makes this."""
+    if not classifier:
+        return mean
+    return squared(mean)[..., 1] if classes is None else squared(mean)
+
+
 def predicted(outputs: np.ndarray, classes: np.ndarray | None, classifier: bool, flat: bool) -> Any:
     """Return what a scorer takes for a fitted estimator that predicts so.
 
     Parameters
     ----------
     outputs : ndarray of shape (n_samples, n_columns)
-        As `outputs_of` returns them, or a mean of such.
+        As `outputs_of` returns them.
     classes : ndarray or None
     classifier : bool
     flat : bool

@@ -25,8 +25,8 @@ def search_space(estimator: Any, preset: str = "default") -> dict[str, BaseDistr
         ends in one; names get the prefix that it needs, such as ``bnmlpclassifier__``.
     preset : {"default", "regularization", "wide"}, default="default"
         "regularization": `learning_rate_init`, `batch_norm`, `l2_targets` and `l2_budget`.
-        "default": `dropout` too. "wide": `hidden_layer_sizes`, `activation`, `batch_size` and
-        the schedule too.
+        "default": `dropout` too, and with an embedding its `frequency_init_scale`. "wide":
+        `hidden_layer_sizes`, `activation`, `batch_size` and the schedule too.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def search_space(estimator: Any, preset: str = "default") -> dict[str, BaseDistr
     --------
     >>> from sk_bnreg import BNMLPClassifier, search_space
     >>> sorted(search_space(BNMLPClassifier()))
-    ['batch_norm', 'dropout', 'l2_budget', 'l2_targets', 'learning_rate_init']
+    ['batch_norm', 'dropout', 'frequency_init_scale', 'l2_budget', 'l2_targets', 'learning_rate_init']
     """
     network, path = network_in(estimator)
     if network is None:
@@ -64,9 +64,11 @@ def search_space(estimator: Any, preset: str = "default") -> dict[str, BaseDistr
         space["l2"] = FloatDistribution(1e-6, 1e-2, log=True)
     if preset != "regularization":
         space["dropout"] = FloatDistribution(0.0, 0.5, step=0.05)
+        if network.numeric_embedding is not None:
+            space["frequency_init_scale"] = FloatDistribution(0.05, 2.0, log=True)
     if preset == "wide":
         space |= {
-            "hidden_layer_sizes": CategoricalDistribution(["64-64", "128-128", "256-256", "128-128-128"]),
+            "hidden_layer_sizes": CategoricalDistribution(["64-64-64", "128-128", "128-128-128", "256-256"]),
             "activation": CategoricalDistribution(["relu", "gelu", "silu"]),
             "batch_size": CategoricalDistribution([64, 128, 256]),
             "learning_rate": CategoricalDistribution(["one-cycle", "cosine"]),

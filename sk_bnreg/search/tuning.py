@@ -26,7 +26,7 @@ from sk_bnreg.estimators.preparation import OF_ALL_MEMBERS
 from sk_bnreg.search.ensemble import greedy_selection
 from sk_bnreg.search.evaluation import candidate_of, evaluate
 from sk_bnreg.search.grid import StackedSearch
-from sk_bnreg.search.predictions import classes_of, outputs_of, predicted
+from sk_bnreg.search.predictions import after_mean, before_mean, classes_of, outputs_of, predicted
 from sk_bnreg.search.trials import open_storage
 from sk_bnreg.search.worker import Worker, params_of
 
@@ -283,9 +283,13 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
 
         def score(fold, mean):
             X, y_test, params = tests[fold]
-            return scoring.scorer(predicted(mean, classes, classifier, flat), X, y_test, **params)
+            outputs = after_mean(mean, classes, classifier)
+            return scoring.scorer(predicted(outputs, classes, classifier, flat), X, y_test, **params)
 
-        by_fold = [np.stack(fold) for fold in zip(*(outputs[trial.number] for trial in trials), strict=True)]
+        by_fold = [
+            before_mean(np.stack(fold), classes, classifier)
+            for fold in zip(*(outputs[trial.number] for trial in trials), strict=True)
+        ]
         chosen, self.ensemble_score_ = greedy_selection(by_fold, score)
         self.ensemble_ = [trials[i].number for i in chosen]
 

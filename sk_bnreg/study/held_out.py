@@ -21,7 +21,7 @@ from sklearn.metrics import (
 
 from sk_bnreg.borrowed import check_method_params, safe_indexing
 from sk_bnreg.search.evaluation import attempt
-from sk_bnreg.search.predictions import classes_of, predicted
+from sk_bnreg.search.predictions import after_mean, before_mean, classes_of, predicted
 from sk_bnreg.study.warned import recorded
 
 Place = tuple[int, int]  # an outer fold: its repeat, its number
@@ -177,14 +177,15 @@ class HeldOut:
         (scheme, seed, score)
             `seed` is the number of the network, or of the first of several.
         """
-        rows, outputs = self.folds[place]
+        rows, networks = self.folds[place]
         y = safe_indexing(self.y, rows)
         X = None if self.X is None else safe_indexing(self.X, rows)
         params = check_method_params(np.empty(len(self.y)), self.score_params, rows)
-        for name, of_scheme in zip(self.schemes, outputs, strict=True):
+        for name, of_scheme in zip(self.schemes, networks, strict=True):
             for seed in range(0, n_seeds - n_networks + 1, n_networks):
-                mean = of_scheme[seed : seed + n_networks].astype(float).mean(axis=0)
-                yield name, seed, float(scorer(self._predicted(mean), X, y, **params))
+                mean = before_mean(of_scheme[seed : seed + n_networks], self.classes, self.classifier).mean(axis=0)
+                outputs = after_mean(mean, self.classes, self.classifier)
+                yield name, seed, float(scorer(self._predicted(outputs), X, y, **params))
 
     def save_target(self, folder: Path) -> None:
         """Write what scores need beside the predictions: the target, and weights of rows."""

@@ -110,7 +110,7 @@ def diagnose(estimator: Any, X: Any) -> Diagnosis:
     >>> X, y = load_wine(return_X_y=True)
     >>> model = make_pipeline(StandardScaler(), BNMLPClassifier((16, 16), l2=1e-3, random_state=0)).fit(X, y)
     >>> print(diagnose(model, X).sentences[0])
-    D = 0.00091: decay alone would have shrunk a penalised parameter by 0.091 %. This L2 did nothing.
+    D = 0.0018: decay alone would have shrunk a penalised parameter by 0.18 %. This L2 did nothing.
     """
     network, x = _network_and_rows(estimator, X)
     layers = layer_rows(network)

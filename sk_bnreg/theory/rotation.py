@@ -168,7 +168,8 @@ def _start(network: Any) -> dict[Place, Tensor]:
     if net.records_[0].n_steps_before:
         return {}
     module = StackedMLP(**{**net.get_params_for("module"), "n_members": 1})
-    module.reset_parameters([torch.Generator().manual_seed(net.members[0].seed)])
+    member = net.members[0]
+    module.reset_parameters([torch.Generator().manual_seed(member.seed)], [member.frequency_init_scale])
     return {block: value[0].double() for block, value in block_values(module, module.theta.data).items()}
 
 

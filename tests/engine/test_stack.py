@@ -28,7 +28,7 @@ M, D, C, B = 3, 5, 3, 11
 
 def make_stack(**kwargs):
     stack = StackedMLP(n_members=M, n_features=D, hidden_layer_sizes=(7, 4), n_outputs=C, dtype=torch.float64, **kwargs)
-    stack.reset_parameters([torch.Generator().manual_seed(m) for m in range(M)])
+    stack.reset_parameters([torch.Generator().manual_seed(m) for m in range(M)], [0.2] * M)
     with torch.no_grad():  # away from the special values 1 and 0
         for role in ("gamma", "beta"):
             stack.theta[:, stack.slices[role]] += torch.linspace(-0.3, 0.4, stack.theta[:, stack.slices[role]].shape[1])
@@ -144,7 +144,7 @@ def test_where_a_role_stands_in_the_flat_parameters_does_not_matter(monkeypatch)
 def test_embeddings_start_smooth():
     """At a fifth of a period per unit of the feature, each member with cosines of its own."""
     stack = StackedMLP(n_members=2, n_features=300, hidden_layer_sizes=(2,), n_outputs=1, embedded=range(300))
-    stack.reset_parameters([torch.Generator().manual_seed(m) for m in range(2)])
+    stack.reset_parameters([torch.Generator().manual_seed(m) for m in range(2)], [0.2] * 2)
     parameters = stack.blocks(stack.theta.detach())["embeddings"][0]  # (M, E, F, 2 + S)
     frequency, phase, weight = parameters.split([1, 1, 3], dim=3)
     assert abs(frequency.std().item() - 0.4 * np.pi) < 5 * 0.4 * np.pi / (2 * frequency.numel()) ** 0.5

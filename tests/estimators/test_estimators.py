@@ -9,6 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from loops import mean_of_members
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
@@ -363,7 +364,9 @@ def test_ensemble_is_the_mean_of_its_members(table, small):
     X, y = table
     net = BNMLPClassifier(dtype="float64", **small | {"n_ensemble": 3}).fit(X, y)
     logits = net.net_.module_.eval()(torch.from_numpy(X).T[None].expand(3, -1, -1)).detach().numpy()
-    np.testing.assert_allclose(net.predict_proba(X)[:, 1], (1 / (1 + np.exp(-logits[:, 0]))).mean(0), atol=1e-12)
+    probability = 1 / (1 + np.exp(-logits[:, 0]))
+    expected = mean_of_members(np.stack([1 - probability, probability], axis=2))
+    np.testing.assert_allclose(net.predict_proba(X), expected, atol=1e-12)
     assert np.ptp(logits, axis=0).max() > 0.1
 
 

@@ -4,6 +4,7 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
+from loops import mean_of_members
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 from sklearn.base import clone
@@ -50,7 +51,7 @@ def mean_of_trials(fitted, X, y, train, test, method="predict_proba"):
         )
         for i in fitted.ensemble_
     ]
-    return np.mean(predictions, axis=0)
+    return mean_of_members(predictions) if method == "predict_proba" else np.mean(predictions, axis=0)
 
 
 def test_every_step_adds_the_best_model_and_the_best_beginning_is_kept():

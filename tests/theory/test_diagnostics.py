@@ -101,7 +101,7 @@ def test_which_l2_is_evaded(params, evaded, digits):
 
 def test_sentences(digits):
     weights, everything, tanh, nothing = (
-        diagnose(networks(digits, **params), digits[0]).sentences
+        diagnose(networks(digits, max_iter=30, **params), digits[0]).sentences
         for params in ({}, {"l2_targets": "all"}, {"l2_targets": "all", "activation": "tanh"}, {"l2": 0})
     )
     assert weights[0].startswith("L2 on hidden weights of layers 1 and 2 cannot change the best function here")
@@ -279,7 +279,7 @@ def test_warm_starts_do_not_claim_to_know_the_start(digits):
     diagnosis = diagnose(network, digits[0])
     assert diagnosis.layers["norm_at_start"].isna().all()
     assert "times_without_l2" not in diagnosis.layers
-    assert len(diagnosis.trajectory["epoch"].unique()) == 30  # of the second fit
+    assert len(diagnosis.trajectory["epoch"].unique()) == network.max_iter  # of the second fit
 
 
 def test_partial_fits_are_diagnosed_by_what_the_last_one_recorded(digits):
