@@ -256,7 +256,9 @@ def elo(args):
     from bencheval.evaluator import BenchmarkEvaluator
 
     frame = complete(read(args.results).query("rows == @N_ROWS"))
-    error = (1 - frame["auc"]).where(frame["n_classes"] == 2, frame["log_loss"]).fillna(frame["rmse"])
+    n_classes = frame.groupby("table")["n_classes"].transform("max")
+    scaled = np.sqrt(1 - frame["score"])  # the RMSE in deviations of the target
+    error = (1 - frame["auc"]).where(n_classes == 2, frame["log_loss"]).where(n_classes > 0, scaled)
     data = pd.DataFrame(
         {
             "method": frame["model"],
@@ -267,6 +269,8 @@ def elo(args):
             "time_infer_s": frame["predict_seconds"],
         }
     )
+    known = data["metric_error"].notna().groupby([data["task"], data["seed"]]).transform("all")  # of all models
+    data = data[known]
     options = {"calibration_framework": "RandomForest", "calibration_elo": 1000, "BOOTSTRAP_ROUNDS": 200}
     evaluator = BenchmarkEvaluator(seed_column="seed")
     board = evaluator.leaderboard(data, elo_kwargs=options)

@@ -20,6 +20,7 @@ import pandas as pd
 from accuracy import N_ROWS, append, of_pytabkit, prepare, scores, split
 from scipy import stats
 from sklearn.base import clone
+from sklearn.metrics import log_loss, make_scorer
 from sklearn.model_selection import KFold, StratifiedKFold
 
 N_TRIALS, SEED = 40, 0
@@ -38,11 +39,14 @@ def ours(X, y, task):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pipeline = network_pipeline(task)
     pipeline[-1].set_params(n_ensemble=1, random_state=SEED)
-    folds = StratifiedKFold if task == "classification" else KFold
+    folds, scoring = KFold, "r2"
+    if task == "classification":  # of which a fold's test rows may lack some
+        loss = {"greater_is_better": False, "response_method": "predict_proba", "labels": np.unique(y)}
+        folds, scoring = StratifiedKFold, make_scorer(log_loss, **loss)
     start = perf_counter()
     search = StackedOptunaSearchCV(
         pipeline, search_space(pipeline), n_trials=N_TRIALS, refit="ensemble", random_state=SEED,
-        cv=folds(5, shuffle=True, random_state=SEED), scoring="neg_log_loss" if task == "classification" else "r2",
+        cv=folds(5, shuffle=True, random_state=SEED), scoring=scoring,
     ).fit(X, y)  # fmt: skip
     seconds = perf_counter() - start
     single = clone(pipeline).set_params(**search.best_params_)
