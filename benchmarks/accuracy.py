@@ -195,7 +195,8 @@ def write(args):
 
     matplotlib.rcParams["svg.hashsalt"] = "accuracy"
     every = read(args.results)
-    timed = every[every["table"].isin(every.loc[every["rows"] < N_ROWS, "table"])]
+    small = every[every["rows"] < N_ROWS]
+    timed = every[every["table"].isin(small["table"]) & every["model"].isin(small["model"]) & (every["split"] == 0)]
     large, every = every[every["rows"] > N_ROWS], every[every["rows"] == N_ROWS]
     # within a table RMSE ranks as R2 does
     frame = complete(every).assign(loss=lambda rows: rows["log_loss"].fillna(1 - rows["score"]))
@@ -228,20 +229,16 @@ def write(args):
         scores[summary.index].round(4).to_markdown(),
         *(against(every, "sk_bnreg", model) for model in sorted(set(every["model"]) - {"sk_bnreg"})),
     ]
+    large = complete(large)
     if len(large):
         paragraphs += [
             f"All rows of the largest tables, at most {large['rows'].max():,} for training:",
             large.pivot_table(index="table", columns="model", values="score").round(4).to_markdown(),
             *(against(large, "sk_bnreg", model) for model in sorted(set(large["model"]) - {"sk_bnreg"})),
         ]
-    if timed["rows"].nunique() > 1:
-        seconds = timed[timed["split"] == 0].pivot_table(
-            index=["table", "n_train"], columns="model", values="fit_seconds"
-        )
-        paragraphs += [
-            "Seconds to fit, one thread:",
-            seconds.dropna(axis=1).round(2).reset_index().to_markdown(index=False),
-        ]
+    if len(timed):
+        seconds = timed.pivot_table(index=["table", "n_train"], columns="model", values="fit_seconds")
+        paragraphs += ["Seconds to fit, one thread:", seconds.round(2).reset_index().to_markdown(index=False)]
     fill(args.page, "accuracy", "\n\n".join(paragraphs))
     figure = CriticalDifferenceDisplay.from_scores(scores[summary.index]).figure_
     figure.savefig(args.page.with_suffix(".svg"), metadata={"Date": None})

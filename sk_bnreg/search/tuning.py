@@ -61,7 +61,8 @@ class StackedOptunaSearchCV(StackedSearch):
         As in `sklearn.model_selection.GridSearchCV`; with several scores the one that it names is the objective.
         "ensemble" fits, in place of the best trial, up to 16 networks with the parameters of the trials (some several
         times) whose mean predictions for the test rows score best, chosen greedily (Caruana et al. 2004): an estimator
-        with `members`. Trials of other workers or an earlier fit are trained once more for it.
+        with `members`. Scores of probabilities choose better ones than accuracy. Trials of other workers or an earlier
+        fit are trained once more for it.
     n_jobs : int or None, default=None
         Worker processes, each with batches of its own, through joblib. Which trial knows of which
         others then depends on time. Workers on other machines need a `storage` that they reach.
@@ -347,6 +348,8 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
                 candidate = candidate_of(self.estimator, failed[0].params)
                 candidate.fit(folds.X, folds.y, **folds.fit_params)
             reason = failed[0].user_attrs["error"] if failed else "Give it more time, or prune less."
+            if not failed and any(trial.state == TrialState.FAIL for trial in trials):
+                reason = "Every score was nan; one such as neg_log_loss needs every class in every fold's test rows."
             raise ValueError(f"No trial was completed, so there is no best one. {reason}")
         prefix = "split0_test_"
         metrics = [name.removeprefix(prefix) for name in trials[0].user_attrs if name.startswith(prefix)]
