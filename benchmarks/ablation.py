@@ -21,13 +21,16 @@ import torch
 import torch.nn.functional as F
 from accuracy import N_ROWS, fill, half_of, make_model, measure, prepare, read
 from scipy.special import softmax
-from sklearn.pipeline import FeatureUnion, Pipeline
-from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
+from sklearn.base import clone, is_classifier
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import PowerTransformer, QuantileTransformer, StandardScaler
 from skorch.callbacks import Callback
+from skrub import StringEncoder
 
 from sk_bnreg.engine import embedding, training
 from sk_bnreg.engine.dropout import Dropout
-from sk_bnreg.engine.embedding import SCALES
+from sk_bnreg.engine.embedding import embeddings_in_turn
 from sk_bnreg.engine.functions import ACTIVATIONS, Activation, StackedLoss
 from sk_bnreg.engine.solvers import StackedAdam
 from sk_bnreg.engine.stack import StackedMLP
@@ -48,11 +51,23 @@ def before_network(step, replaced=None):
     return change
 
 
-def piecewise_linear(model):
-    """Add hat functions between twelve quantiles of each feature, in place of the cosines."""
-    hats = SplineTransformer(n_knots=12, degree=1, knots="quantile", include_bias=False)
-    both = FeatureUnion([("itself", FunctionTransformer()), ("hats", hats)])
-    return network_with(numeric_embedding=None)(before_network(both)(model))
+def target_by(transformer):
+    """Have a regressor learn a transformed target."""
+
+    def change(model):
+        *steps, (name, network) = model.steps
+        if is_classifier(network):
+            return model
+        return Pipeline([*steps, (name, TransformedTargetRegressor(network, transformer=clone(transformer)))])
+
+    return change
+
+
+def words_by_letters(model):
+    """Encode columns of more than 16 categories by the letters of their words, in place of a column each up to 40."""
+    return model.set_params(
+        tablevectorizer__cardinality_threshold=16, tablevectorizer__high_cardinality=StringEncoder(n_components=8)
+    )
 
 
 class Smoothed(StackedLoss):
@@ -78,8 +93,8 @@ def four_cycles(schedule, peak, n_steps):
 def glorot_to_torch(reset):
     """Initialise the weights uniformly within 1 / sqrt(inputs), as torch does."""
 
-    def reset_parameters(self, generators):
-        reset(self, generators)
+    def reset_parameters(self, generators, starts):
+        reset(self, generators, starts)
         for layer in self.layers(self.theta.data):
             n_out, n_in = layer.weight.shape[1:]
             layer.weight.mul_(((n_in + n_out) / (6 * n_in)) ** 0.5)
@@ -169,9 +184,8 @@ def muon(adam):
 
 
 def differing(members):
-    """Let the networks differ in some parameters, beside the frequencies in which those of the defaults do."""
-    scales = [{"frequency_init_scale": SCALES[i % len(SCALES)]} for i in range(len(members))]
-    return network_with(members=[scale | params for scale, params in zip(scales, members, strict=True)])
+    """Let the networks differ in some parameters, beside the embeddings in which those of the defaults do."""
+    return network_with(members=[embeddings_in_turn("auto", "auto", i) | params for i, params in enumerate(members)])
 
 
 def mean_by(function):
@@ -191,15 +205,25 @@ def variants():
     return {
         "defaults": ("", same, ()),
         "no embedding of numeric features": ("inputs", network_with(numeric_embedding=None), ()),
-        "piecewise-linear embedding (12 quantiles)": ("inputs", piecewise_linear, ()),
+        "piecewise-linear embeddings for all networks": (
+            "inputs", network_with(numeric_embedding="piecewise-linear"), ()
+        ),
+        "lines and cosines of 0.2 in turn": (
+            "inputs", network_with(members=[{"numeric_embedding": form} for form in ("periodic", "piecewise-linear")] * 4), ()
+        ),
         "two mixtures of the cosines": (
             "inputs", same, [patch(f"sk_bnreg.engine.{name}.SIZE", 2) for name in ("embedding", "roles", "stack")]
         ),
-        "16 cosines": ("inputs", same, [patch.object(embedding, "N_COSINES", 16)]),
+        "16 cosines or lines": ("inputs", same, [patch.object(embedding, "N_FUNCTIONS", 16)]),
         **{
-            f"frequencies of {scale} for all networks": ("inputs", network_with(frequency_init_scale=scale), ())
+            f"cosines of {scale} for all networks": (
+                "inputs", network_with(numeric_embedding="periodic", frequency_init_scale=scale), ()
+            )
             for scale in (0.1, 0.2, 0.5, 1.0)
         },
+        "words of more than 16 kinds by their letters": ("inputs", words_by_letters, ()),
+        "target by a power transform": ("target", target_by(PowerTransformer()), ()),
+        "target by its quantiles": ("target", target_by(QuantileTransformer(output_distribution="normal")), ()),
         "standard instead of squashing scaler": ("inputs", before_network(StandardScaler(), "squashingscaler"), ()),
         **{
             f"networks that differ in {name}": ("ensemble", differing(params), ())
@@ -259,8 +283,12 @@ def variants():
         "four cycles": ("solver", same, [patch.object(training, "learning_rates", four_cycles)]),
         "beta_2 0.95": ("solver", network_with(beta_2=0.95), ()),
         "Muon": ("solver", same, [patch.object(StackedAdam, "_update", muon(StackedAdam._update))]),
-        "30 epochs, 128-128, frequencies of 0.2": (
-            "solver", network_with(max_iter=30, hidden_layer_sizes=(128, 128), frequency_init_scale=0.2), ()
+        "30 epochs, 128-128, cosines of 0.2": (
+            "solver",
+            network_with(
+                max_iter=30, hidden_layer_sizes=(128, 128), numeric_embedding="periodic", frequency_init_scale=0.2
+            ),
+            (),
         ),
         "30 epochs": ("solver", network_with(max_iter=30), ()),
         "100 epochs": ("solver", network_with(max_iter=100), ()),

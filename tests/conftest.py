@@ -56,15 +56,20 @@ def call(monkeypatch, capsys):
     return call
 
 
-def small_pipeline(task):
-    """Return the pipeline of commands with the mean of two networks that take a moment."""
-    pipeline = network_pipeline(task)
-    pipeline[-1].set_params(hidden_layer_sizes=(8,), max_iter=5, numeric_embedding=None, n_ensemble=2)
-    return pipeline
+@pytest.fixture(scope="session")
+def small_pipeline():
+    """Return a function that makes the pipeline of commands, with the mean of two networks that take a moment."""
+
+    def make(task):
+        pipeline = network_pipeline(task)
+        pipeline[-1].set_params(hidden_layer_sizes=(8,), max_iter=5, numeric_embedding=None, n_ensemble=2)
+        return pipeline
+
+    return make
 
 
 @pytest.fixture
-def small_networks(monkeypatch):
+def small_networks(monkeypatch, small_pipeline):
     """Have commands of this process train networks that take a moment, the mean of two."""
     for name in ("sk_bnreg.study.tables.network_pipeline", "sk_bnreg.study.survey.network_pipeline"):
         monkeypatch.setattr(name, small_pipeline)

@@ -99,6 +99,8 @@ class Member(NamedTuple):
         Strengths of L2 in the loss and beside the step.
     n_kept : int
         Of 2**16 values of dropout's hash those that keep a unit.
+    piecewise : bool
+        Whether embeddings are piecewise-linear, or periodic.
     """
 
     theta: NDArray[Any]  # (P,)
@@ -109,6 +111,7 @@ class Member(NamedTuple):
     coupled: NDArray[np.float64]  # (roles,)
     decoupled: NDArray[np.float64]
     n_kept: int  # of 2**16 values of dropout's hash
+    piecewise: bool
 
 
 class Team(NamedTuple):

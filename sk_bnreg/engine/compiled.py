@@ -309,6 +309,7 @@ def _member(net: StackedNet, state: dict[str, NDArray[Any]], m: int) -> "Member"
         coupled=strengths * (member.l2_mode == "loss"),
         decoupled=strengths * (member.l2_mode == "decoupled"),
         n_kept=n_kept(member.dropout),
+        piecewise=bool(state["piecewise"][m, 0]),
     )
 
 

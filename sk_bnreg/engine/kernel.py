@@ -28,7 +28,7 @@ from sk_bnreg.engine.buffers import (
     unit_values,
     weights,
 )
-from sk_bnreg.engine.embedding import N_COSINES, SIZE
+from sk_bnreg.engine.embedding import N_FUNCTIONS, SIZE
 from sk_bnreg.engine.normalisation import NORMALISATIONS, momentum_at
 from sk_bnreg.engine.passes import (
     INSIDE,
@@ -208,9 +208,9 @@ def load_inputs(net, data, member, rows, work, team):
     transpose(flipped, x, 0, n, start, stop)
     if n_embedded:
         meet(team.arrivals, team.size)
-        parameters = block(member.theta, net.facts[0].embeddings_at, n_embedded * N_COSINES, 2 + SIZE)
+        parameters = block(member.theta, net.facts[0].embeddings_at, n_embedded * N_FUNCTIONS, 2 + SIZE)
         start, stop = n_embedded * team.rank // team.size, n_embedded * (team.rank + 1) // team.size
-        embed(x, parameters, net.embedded, n_features, start, stop, n)
+        embed(x, parameters, member.piecewise, net.embedded, n_features, start, stop, n)
         meet(team.arrivals, team.size)
         start, stop = share_of(SIZE * n_embedded, team)
         transpose(x, flipped, n_features + start, n_features + stop, 0, n)
@@ -347,29 +347,30 @@ def backward(net, member, work, n, key, team):
             multiply(delta, False, flipped, of_weights, zeros, LEAST, start, stop, n, n_in)
         meet(team.arrivals, team.size)
     if len(net.embedded):
-        backward_of_embeddings(net, theta, grad, zeros, work, n, team)
+        backward_of_embeddings(net, member, grad, zeros, work, n, team)
 
 
 @numba.njit(**MATH, inline="always")
-def backward_of_embeddings(net, theta, grad, zeros, work, n, team):
+def backward_of_embeddings(net, member, grad, zeros, work, n, team):
     """Write the gradient of the embeddings' parameters, given that at the first layer's linear outputs.
 
     Parameters
     ----------
-    theta, grad : ndarray of shape (P,)
+    grad : ndarray of shape (P,)
     zeros : ndarray
         As many as the widest layer has units.
     """
-    n_embedded, first, facts = len(net.embedded), net.facts[0].n_features, net.facts[0]
+    n_embedded, first, facts, theta = len(net.embedded), net.facts[0].n_features, net.facts[0], member.theta
     delta = gradient(net, work, 0)
     before = block(work, facts.inputs_delta_at, net.layers[0].n_in, facts.stride)
     start, stop = share_of(SIZE * n_embedded, team)
     multiply(weights(net, theta, 0), True, delta, before, zeros, LEAST, first + start, first + stop, len(delta), n)
     meet(team.arrivals, team.size)
     start, stop = n_embedded * team.rank // team.size, n_embedded * (team.rank + 1) // team.size
-    parameters = block(theta, facts.embeddings_at, n_embedded * N_COSINES, 2 + SIZE)
-    of_parameters = block(grad, facts.embeddings_at, n_embedded * N_COSINES, 2 + SIZE)
-    embed_backward(inputs(net, work, 0), before, parameters, of_parameters, net.embedded, first, start, stop, n)
+    parameters = block(theta, facts.embeddings_at, n_embedded * N_FUNCTIONS, 2 + SIZE)
+    of_parameters = block(grad, facts.embeddings_at, n_embedded * N_FUNCTIONS, 2 + SIZE)
+    x, piecewise = inputs(net, work, 0), member.piecewise
+    embed_backward(x, before, parameters, of_parameters, piecewise, net.embedded, first, start, stop, n)
     meet(team.arrivals, team.size)
 
 

@@ -130,7 +130,7 @@ class StackedNet(NeuralNet):
         """Build the net and draw every member's initial weights from its own generator."""
         super().initialize()
         self.generators_ = [torch.Generator().manual_seed(member.seed) for member in self.members]
-        self.module_.reset_parameters(self.generators_, [member.frequency_init_scale for member in self.members])
+        self.module_.reset_parameters(self.generators_, [member.embedding for member in self.members])
         self.records_ = [Record() for _ in self.members]
         self.least_: dict[str, float] = {}
         return self
@@ -280,5 +280,5 @@ class StackedNet(NeuralNet):
         """Return how many rows of every member to evaluate together: about 16 MB of activations."""
         blocks = self.module_.parameter_blocks
         widths = [sum(block.shape) for block in blocks if block.kind == "weights"]  # a layer's inputs and outputs
-        widths += [block.shape[0] * block.shape[1] for block in blocks if block.kind == "embeddings"]  # cosines
+        widths += [block.shape[0] * block.shape[1] for block in blocks if block.kind == "embeddings"]  # their functions
         return max(64, 2**22 // (max(widths) * len(self.module_.theta)))

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from sk_bnreg.engine.elementary import cos_sin, exp, log1p_of_fraction, logistic, normal_cdf, normal_density, tanh
-from sk_bnreg.engine.embedding import N_COSINES, SIZE
+from sk_bnreg.engine.embedding import N_FUNCTIONS, SIZE
 from sk_bnreg.engine.simd import copy_row
 
 ACTIVATIONS = ("identity", "logistic", "tanh", "relu", "gelu", "silu")
@@ -73,14 +73,25 @@ def gather(data, rows, flipped):
 
 
 @numba.njit(**INSIDE)
-def embed(x, parameters, features, n_features, start, stop, n):
+def function(piecewise, z):
+    """Return an embedding's function and minus its derivative: a piece of a line from 0 to 1, or a cosine."""
+    if piecewise:
+        zero, one = type(z)(0), type(z)(1)
+        return zero if z < zero else (one if z > one else z), -one if (z >= zero) and (z <= one) else zero
+    return cos_sin(z)
+
+
+@numba.njit(**INSIDE)
+def embed(x, parameters, piecewise, features, n_features, start, stop, n):
     """Write the embeddings of some of the features below all features of x.
 
     Parameters
     ----------
     x : ndarray of shape (D + 3 E, B)
     parameters : ndarray of shape (E * F, 5)
-        Of each of the F cosines of a feature its frequency, phase and weights.
+        Of each of the F functions of a feature its slope, shift and weights.
+    piecewise : bool
+        Whether the functions are pieces of lines, or cosines.
     features : ndarray of shape (E,)
         The features that have an embedding, of which `start` to `stop` are meant.
     n_features : int
@@ -91,47 +102,47 @@ def embed(x, parameters, features, n_features, start, stop, n):
         for k in range(SIZE):
             for b in range(n):
                 x[row + k, b] = 0
-        for f in range(N_COSINES):
-            p = parameters[e * N_COSINES + f]
-            frequency, phase, w_0, w_1, w_2 = p[0], p[1], p[2], p[3], p[4]
+        for f in range(N_FUNCTIONS):
+            p = parameters[e * N_FUNCTIONS + f]
+            slope, shift, w_0, w_1, w_2 = p[0], p[1], p[2], p[3], p[4]
             for b in range(n):
-                cosine, _ = cos_sin(frequency * x[feature, b] + phase)
-                x[row, b] += w_0 * cosine
-                x[row + 1, b] += w_1 * cosine
-                x[row + 2, b] += w_2 * cosine
+                value, _ = function(piecewise, slope * x[feature, b] + shift)
+                x[row, b] += w_0 * value
+                x[row + 1, b] += w_1 * value
+                x[row + 2, b] += w_2 * value
 
 
 @numba.njit(**INSIDE)
-def embed_backward(x, delta, parameters, grad, features, n_features, start, stop, n):
+def embed_backward(x, delta, parameters, grad, piecewise, features, n_features, start, stop, n):
     """Write the gradient of the embeddings' parameters, given that at x.
 
-    Cosines are computed again: to keep them would take more memory than a cache has.
+    Values are computed again: to keep them would take more memory than a cache has.
 
     Parameters
     ----------
     x, delta : ndarray of shape (D + 3 E, B)
         The first layer's inputs and the gradient at them.
     parameters, grad : ndarray of shape (E * F, 5)
-    features, n_features, start, stop, n
+    piecewise, features, n_features, start, stop, n
         As for `embed`.
     """
     zero = delta.dtype.type(0)
     for e in range(start, stop):
         feature, row = features[e], n_features + SIZE * e
-        for f in range(N_COSINES):
-            p, g = parameters[e * N_COSINES + f], grad[e * N_COSINES + f]
-            frequency, phase, w_0, w_1, w_2 = p[0], p[1], p[2], p[3], p[4]
-            of_frequency = of_phase = of_0 = of_1 = of_2 = zero
+        for f in range(N_FUNCTIONS):
+            p, g = parameters[e * N_FUNCTIONS + f], grad[e * N_FUNCTIONS + f]
+            slope, shift, w_0, w_1, w_2 = p[0], p[1], p[2], p[3], p[4]
+            of_slope = of_shift = of_0 = of_1 = of_2 = zero
             for b in range(n):
-                cosine, sine = cos_sin(frequency * x[feature, b] + phase)
+                value, fall = function(piecewise, slope * x[feature, b] + shift)
                 d_0, d_1, d_2 = delta[row, b], delta[row + 1, b], delta[row + 2, b]
-                slope = (w_0 * d_0 + w_1 * d_1 + w_2 * d_2) * sine
-                of_frequency -= slope * x[feature, b]
-                of_phase -= slope
-                of_0 += cosine * d_0
-                of_1 += cosine * d_1
-                of_2 += cosine * d_2
-            g[0], g[1], g[2], g[3], g[4] = of_frequency, of_phase, of_0, of_1, of_2
+                fall *= w_0 * d_0 + w_1 * d_1 + w_2 * d_2
+                of_slope -= fall * x[feature, b]
+                of_shift -= fall
+                of_0 += value * d_0
+                of_1 += value * d_1
+                of_2 += value * d_2
+            g[0], g[1], g[2], g[3], g[4] = of_slope, of_shift, of_0, of_1, of_2
 
 
 @numba.njit(**INSIDE)

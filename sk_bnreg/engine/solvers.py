@@ -36,8 +36,9 @@ class Member:
         Whether the epoch with the lowest validation loss is kept.
     max_iter, n_iter_no_change : int
         In epochs.
-    frequency_init_scale : float
-        Standard deviation of the initial frequencies of embeddings.
+    embedding : float or ndarray of shape (Q, E)
+        Of periodic embeddings the standard deviation of their frequencies at first, of piecewise-linear ones the
+        quantiles of the features.
     """
 
     seed: int
@@ -50,7 +51,7 @@ class Member:
     early_stopping: bool
     n_iter_no_change: int
     tol: float
-    frequency_init_scale: float
+    embedding: float | NDArray[np.float64]
 
 
 def learning_rates(schedule: str, peak: float, n_steps: int) -> NDArray[np.float64]:

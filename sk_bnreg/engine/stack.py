@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sk_bnreg.engine.embedding import SIZE, draw_embeddings, embed
@@ -47,7 +48,7 @@ class StackedMLP(nn.Module):
     batch_norm_eps : float
         Added to the variance.
     embedded : sequence of int
-        Features that the first layer is also given a periodic embedding of.
+        Features that the first layer is also given an embedding of.
     dtype : torch.dtype
 
     Attributes
@@ -60,6 +61,8 @@ class StackedMLP(nn.Module):
     hidden : list of int
         Units of each hidden layer.
     normalisation : BatchNorm or None
+    piecewise : Tensor of shape (M, 1)
+        Whether a member's embeddings are piecewise-linear, or periodic.
 
     Shape
     -----
@@ -75,6 +78,7 @@ class StackedMLP(nn.Module):
     """
 
     embedded: Tensor
+    piecewise: Tensor
 
     def __init__(
         self,
@@ -112,13 +116,17 @@ class StackedMLP(nn.Module):
         self.register_buffer("running_mean", torch.zeros(n_members, n_kept, dtype=dtype))
         # the variance with eps already added, so that nothing is added at each use
         self.register_buffer("running_var", torch.ones(n_members, n_kept, dtype=dtype))
+        # whether a member's embeddings are piecewise-linear, or periodic
+        self.register_buffer("piecewise", torch.zeros(n_members, 1, dtype=torch.bool))
         # training steps taken: the running statistics start as a plain mean over them
         self.n_steps = 0
 
-    def reset_parameters(self, generators: Sequence[torch.Generator], scales: Sequence[float]) -> None:
+    def reset_parameters(
+        self, generators: Sequence[torch.Generator], starts: Sequence[float | NDArray[np.float64]]
+    ) -> None:
         """Draw the initial weights of each member as scikit-learn's MLPs do: uniform, Glorot's bound.
 
-        `scales` are those of the members' embeddings.
+        `starts` are those of the members' embeddings, as `draw_embeddings` takes them.
         """
         gain = 2.0 if self.activation == "logistic" else 6.0
         bound = torch.zeros_like(self.theta[:1], dtype=torch.float64, device="cpu")
@@ -139,7 +147,8 @@ class StackedMLP(nn.Module):
                 if layer.scale is not None:
                     layer.scale.fill_(1.0)
             for parameters in self.blocks(self.theta)["embeddings"]:
-                draw_embeddings(parameters, generators, scales)
+                draw_embeddings(parameters, generators, starts)
+        self.piecewise.copy_(torch.tensor([[isinstance(start, np.ndarray)] for start in starts]))
 
     def views(self, flat: Tensor) -> dict[Block, Tensor]:
         """View ``(M, P)`` as all blocks, ``(M, *shape)``, in the order of their columns."""
@@ -168,13 +177,15 @@ class StackedMLP(nn.Module):
         return list(zip(*parts, strict=True))
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that training changes, one row per member."""
-        return {"theta": self.theta.data, "running_mean": self.running_mean, "running_var": self.running_var}
+        """Return everything that members have of their own, one row per member."""
+        own = ("running_mean", "running_var", "piecewise")
+        return {"theta": self.theta.data, **{name: getattr(self, name) for name in own}}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take a `state`, whose rows become the members."""
         self.theta.data, self.theta.grad = state["theta"], None
         self.running_mean, self.running_var = state["running_mean"], state["running_var"]
+        self.piecewise = state["piecewise"]
 
     def forward(self, x: Tensor, hidden: list[Tensor] | None = None) -> Tensor:
         """Compute the outputs; batch statistics in training mode, running ones otherwise.
@@ -182,7 +193,7 @@ class StackedMLP(nn.Module):
         A list `hidden` is given each hidden layer's activations.
         """
         for parameters in self.blocks(self.theta)["embeddings"]:
-            x = torch.cat([x, embed(x[:, self.embedded], parameters)], dim=1)
+            x = torch.cat([x, embed(x[:, self.embedded], parameters, self.piecewise)], dim=1)
         *layers, last = self.layers(self.theta)
         for layer, running in zip(layers, self.running_statistics(), strict=True):
             x = torch.bmm(layer.weight, x)  # (M, H, B)
@@ -204,8 +215,8 @@ class StackedMLP(nn.Module):
         x = sizes.new_full((len(sizes), self.n_features, 1), largest_input)
         reached = [x]
         for parameters in self.blocks(sizes)["embeddings"]:
-            frequency, phase, weight = parameters.split([1, 1, SIZE], dim=3)  # (M, E, F, .)
-            reached.append((frequency * largest_input + phase).flatten(1)[:, :, None])
+            slope, shift, weight = parameters.split([1, 1, SIZE], dim=3)  # (M, E, F, .)
+            reached.append((slope * largest_input + shift).flatten(1)[:, :, None])
             x = torch.cat([x, weight.sum(2).flatten(1)[:, :, None]], dim=1)
         *layers, last = self.layers(sizes)
         for layer, running in zip(layers, self.running_statistics(), strict=True):

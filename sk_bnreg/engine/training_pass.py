@@ -42,7 +42,7 @@ class TrainingPass:
             self.normalisation = stack.normalisation.training_pass(scales, grads, stack.running_statistics())
         self.buffers: dict[int, _Buffers] = {}
         pairs = zip(*(stack.blocks(flat)["embeddings"] for flat in (stack.theta.data, stack.theta.grad)), strict=True)
-        self.embedding = next((EmbeddingPass(*pair) for pair in pairs), None)
+        self.embedding = next((EmbeddingPass(value, grad, stack.piecewise) for value, grad in pairs), None)
 
     def __call__(self, x: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """Return each member's mean loss over its rows, ``(M,)``.

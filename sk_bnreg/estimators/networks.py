@@ -91,13 +91,13 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
     members : list of dict or None, default=None
         Networks that differ, in place of `n_ensemble` alike: for each the parameters in which it differs from the
         estimator's own, such as ``[{"batch_norm": False, "dropout": 0.1}, {"l2": 3.0}]``.
-    numeric_embedding : {"periodic"} or None, default="periodic"
-        "periodic": the first layer is given, beside each feature of more than two values, three
-        learned mixtures of 8 cosines of it with learned frequencies (Gorishniy et al. 2022), so
-        that it can bend and jump. With more than 256 such features none is.
+    numeric_embedding : {"auto", "periodic", "piecewise-linear"} or None, default="auto"
+        The first layer is given, beside each feature of more than two values, three learned mixtures of 8 functions
+        of it (Gorishniy et al. 2022): cosines, or lines that rise between two quantiles, for steps. "auto": lines in
+        the second network and every fourth after it, else cosines. Of more than 256 such features none is embedded.
     frequency_init_scale : float or "auto", default="auto"
         Standard deviation of the cosines' initial frequencies, in periods per unit of a feature: low for smooth
-        tables, high where steps matter. "auto": 0.2, 0.5, 0.1 and 1 for the `n_ensemble` networks in turn.
+        tables, high where steps matter. "auto": 0.2, 0.2, 0.1 and 1 for the `n_ensemble` networks in turn.
     warm_start : bool, default=False
         Go on from the weights of the last `fit`, with a new schedule and solver state.
     random_state : int, RandomState instance or None, default=None
@@ -201,7 +201,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         class_weight=None,
         n_ensemble=8,
         members=None,
-        numeric_embedding="periodic",
+        numeric_embedding="auto",
         frequency_init_scale="auto",
         warm_start=False,
         random_state=None,
@@ -383,13 +383,13 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
     members : list of dict or None, default=None
         Networks that differ, in place of `n_ensemble` alike: for each the parameters in which it differs from the
         estimator's own, such as ``[{"batch_norm": False, "dropout": 0.1}, {"l2": 3.0}]``.
-    numeric_embedding : {"periodic"} or None, default="periodic"
-        "periodic": the first layer is given, beside each feature of more than two values, three
-        learned mixtures of 8 cosines of it with learned frequencies (Gorishniy et al. 2022), so
-        that it can bend and jump. With more than 256 such features none is.
+    numeric_embedding : {"auto", "periodic", "piecewise-linear"} or None, default="auto"
+        The first layer is given, beside each feature of more than two values, three learned mixtures of 8 functions
+        of it (Gorishniy et al. 2022): cosines, or lines that rise between two quantiles, for steps. "auto": lines in
+        the second network and every fourth after it, else cosines. Of more than 256 such features none is embedded.
     frequency_init_scale : float or "auto", default="auto"
         Standard deviation of the cosines' initial frequencies, in periods per unit of a feature: low for smooth
-        tables, high where steps matter. "auto": 0.2, 0.5, 0.1 and 1 for the `n_ensemble` networks in turn.
+        tables, high where steps matter. "auto": 0.2, 0.2, 0.1 and 1 for the `n_ensemble` networks in turn.
     warm_start : bool, default=False
         Go on from the weights of the last `fit`, with a new schedule and solver state.
     random_state : int, RandomState instance or None, default=None

@@ -17,11 +17,11 @@ from sklearn.utils.validation import validate_data
 from skorch.callbacks.scoring import ScoringBase
 
 from sk_bnreg.borrowed import check_sample_weight
-from sk_bnreg.engine.embedding import SCALES
+from sk_bnreg.engine.embedding import QUANTILES, embeddings_in_turn
 from sk_bnreg.engine.net import StackedNet
 from sk_bnreg.engine.normalisation import NORMALISATIONS
 from sk_bnreg.engine.roles import l2_by_role, lacking_roles
-from sk_bnreg.engine.rows import Rows, Table, batch_bounds, numeric_features
+from sk_bnreg.engine.rows import Rows, Table, batch_bounds, feature_quantiles, numeric_features
 from sk_bnreg.engine.solvers import SOLVERS, Member, learning_rates
 from sk_bnreg.engine.tasks import Structure, Task
 from sk_bnreg.estimators.targets import ClassTarget, NumberTarget
@@ -145,15 +145,19 @@ def make_task(
         train, valid = map(list, zip(*map(all_rows.divide, drawn), strict=True))
     embedded = _embedded(network, table, index) if resumed is None else network.structure_.embedded
     structure = _structure(network, table, len(train[0].index), embedded)
+    starts = _embedding_starts(network, table, index, weight, embedded)
     # batch size and batches per epoch, the last two, may change with the rows
-    if resumed is not None and (structure[:-2], len(seeds)) != (network.structure_[:-2], len(resumed.members)):
+    if resumed is not None and (structure[:-2], _piecewise(starts)) != (
+        network.structure_[:-2],
+        _piecewise([member.embedding for member in resumed.members]),
+    ):
         raise ValueError(
             "warm_start and partial_fit go on with the network as it is: of its parameters only dropout, l2, "
             "l2_targets, l2_mode, learning_rate, learning_rate_init and those of the stopping rule may change."
         )
     return Task(
         structure=structure,
-        members=_members(network, seeds, stopping, structure.n_batches),
+        members=_members(network, seeds, stopping, structure.n_batches, starts),
         train=train,
         valid=valid,
         monitor=checked.monitor(table, y, monitor_rows, monitor),
@@ -180,12 +184,6 @@ def adopt(network: Any, nets: list[StackedNet], tasks: list[Task]) -> None:
 def n_networks(network: Any) -> int:
     """Return how many networks an estimator trains."""
     return network.n_ensemble if network.members is None else len(network.members)
-
-
-def frequency_scales(network: Any) -> list[float]:
-    """Return the scale of the embeddings' initial frequencies of each network of an ensemble of networks alike."""
-    own = network.frequency_init_scale
-    return [SCALES[i % len(SCALES)] if own == "auto" else float(own) for i in range(network.n_ensemble)]
 
 
 def check_params(network: Any) -> None:
@@ -418,7 +416,26 @@ def _structure(network: Any, table: Table, n_rows: int, embedded: tuple[int, ...
     )
 
 
-def _members(network: Any, seeds: Sequence[int], stopping: bool, n_batches: int) -> list[Member]:
+def _piecewise(starts: Sequence[float | NDArray[np.float64]]) -> list[bool]:
+    """Tell of each network whether its embeddings are piecewise-linear."""
+    return [isinstance(start, np.ndarray) for start in starts]
+
+
+def _embedding_starts(
+    network: Any, table: Table, index: NDArray[np.int64], weight: Any, embedded: tuple[int, ...]
+) -> list[float | NDArray[np.float64]]:
+    """Return what each network's embeddings start from, as a `Member` has it."""
+    asked = network.numeric_embedding, network.frequency_init_scale
+    own = [embeddings_in_turn(*asked, number) for number in range(network.n_ensemble)]
+    lines = [params["numeric_embedding"] == "piecewise-linear" for params in own]
+    quantiles = feature_quantiles(table, index, weight, embedded if any(lines) else (), QUANTILES)
+    scales = (float(params["frequency_init_scale"]) for params in own)
+    return [quantiles if of_lines else scale for of_lines, scale in zip(lines, scales, strict=True)]
+
+
+def _members(
+    network: Any, seeds: Sequence[int], stopping: bool, n_batches: int, starts: list[float | NDArray[np.float64]]
+) -> list[Member]:
     strength = network.l2 if network.l2_budget is None else l2_of_steps(network, network.l2_budget, n_batches)
     l2 = l2_by_role(strength, network.l2_targets)
     empty = lacking_roles(n_hidden=len(hidden_sizes(network)), batch_norm=network.batch_norm)
@@ -440,9 +457,9 @@ def _members(network: Any, seeds: Sequence[int], stopping: bool, n_batches: int)
             early_stopping=stopping,
             n_iter_no_change=network.n_iter_no_change,
             tol=network.tol,
-            frequency_init_scale=scale,
+            embedding=start,
         )
-        for seed, scale in zip(seeds, frequency_scales(network), strict=True)
+        for seed, start in zip(seeds, starts, strict=True)
     ]
 
 

@@ -25,7 +25,7 @@ def search_space(estimator: Any, preset: str = "default") -> dict[str, BaseDistr
         ends in one; names get the prefix that it needs, such as ``bnmlpclassifier__``.
     preset : {"default", "regularization", "wide"}, default="default"
         "regularization": `learning_rate_init`, `batch_norm`, `l2_targets` and `l2_budget`.
-        "default": `dropout` too, and with an embedding its `frequency_init_scale`. "wide":
+        "default": `dropout` too, and with an embedding its form and `frequency_init_scale`. "wide":
         `hidden_layer_sizes`, `activation`, `batch_size` and the schedule too.
 
     Returns
@@ -41,8 +41,8 @@ def search_space(estimator: Any, preset: str = "default") -> dict[str, BaseDistr
     Examples
     --------
     >>> from sk_bnreg import BNMLPClassifier, search_space
-    >>> sorted(search_space(BNMLPClassifier()))
-    ['batch_norm', 'dropout', 'frequency_init_scale', 'l2_budget', 'l2_targets', 'learning_rate_init']
+    >>> sorted(search_space(BNMLPClassifier(), preset="regularization"))
+    ['batch_norm', 'l2_budget', 'l2_targets', 'learning_rate_init']
     """
     network, path = network_in(estimator)
     if network is None:
@@ -65,6 +65,7 @@ def search_space(estimator: Any, preset: str = "default") -> dict[str, BaseDistr
     if preset != "regularization":
         space["dropout"] = FloatDistribution(0.0, 0.5, step=0.05)
         if network.numeric_embedding is not None:
+            space["numeric_embedding"] = CategoricalDistribution(["periodic", "piecewise-linear"])
             space["frequency_init_scale"] = FloatDistribution(0.05, 2.0, log=True)
     if preset == "wide":
         space |= {

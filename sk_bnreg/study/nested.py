@@ -12,8 +12,8 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from sklearn.utils.multiclass import type_of_target
 
 from sk_bnreg.borrowed import safe_indexing
+from sk_bnreg.engine.embedding import embeddings_in_turn
 from sk_bnreg.estimators.pipelines import network_in
-from sk_bnreg.estimators.preparation import frequency_scales
 from sk_bnreg.search.evaluation import Folds, Result, Scoring, evaluate
 from sk_bnreg.search.predictions import outputs_of
 from sk_bnreg.study.candidates import Candidates, Setting
@@ -98,7 +98,6 @@ class NestedStudy:
         self.estimator = clone(self.estimator).set_params(**unseeded)
         # where schemes differ in the size of their ensembles, an ensemble is the network that is studied
         self.n_networks = 1 if any("n_ensemble" in own for own in self.schemes.values()) else network.n_ensemble
-        self.scales = frequency_scales(network)
         self.single = clone(self.estimator)
         if self.n_networks > 1:
             self.single.set_params(**{self._named("n_ensemble"): 1})
@@ -235,7 +234,7 @@ class NestedStudy:
             n_rows = self._n_rows(train)
             params = [
                 self.candidates.params(name, chosen[name], n_rows, chosen, self.random_state(name, place, seed))
-                | self._scale(name, seed)
+                | self._embedding(name, seed)
                 for name, seed in wanted
             ]
             # estimators of inner folds would fill the memory: those of outer ones alone are wanted back
@@ -323,11 +322,13 @@ class NestedStudy:
             inner = shuffled_folds(inner, self.estimator, y, groups, self.seed)
         return [(rows[fit], rows[check]) for fit, check in inner.split(np.empty(len(rows)), y, groups)]
 
-    def _scale(self, scheme: str, number: int) -> dict[str, float]:
+    def _embedding(self, scheme: str, number: int) -> dict[str, Any]:
         """Return what is a network's own in the estimator's ensemble, that the means be those of the estimator."""
-        if self.n_networks == 1 or "frequency_init_scale" in self.schemes[scheme]:
+        if self.n_networks == 1:
             return {}
-        return {"frequency_init_scale": self.scales[number % self.n_networks]}
+        own = {name: getattr(self.network, name) for name in ("numeric_embedding", "frequency_init_scale")}
+        asked = {name: self.schemes[scheme].get(name, value) for name, value in own.items()}
+        return embeddings_in_turn(**asked, number=number % self.n_networks)
 
     def _settings(self, scheme: str, place: Place) -> list[dict[str, float]]:
         return self.candidates.settings(self.random_state(scheme, place, SETTINGS))

@@ -169,7 +169,7 @@ def _start(network: Any) -> dict[Place, Tensor]:
         return {}
     module = StackedMLP(**{**net.get_params_for("module"), "n_members": 1})
     member = net.members[0]
-    module.reset_parameters([torch.Generator().manual_seed(member.seed)], [member.frequency_init_scale])
+    module.reset_parameters([torch.Generator().manual_seed(member.seed)], [member.embedding])
     return {block: value[0].double() for block, value in block_values(module, module.theta.data).items()}
 
 

@@ -68,7 +68,8 @@ def test_survey_with_a_worker_killed_in_the_middle_finds_the_same(mixed, call, s
 @pytest.mark.parametrize("command", ["compare", "survey"])
 def test_ctrl_c_ends_the_command_and_not_the_workers(mixed, start, wait_for, dask_workers, address, command):
     table, first = (mixed / "mixed.csv", "") if command == "compare" else (mixed, "mixed.csv")
-    settings = ("--folds", 5, "--repeats", 20, "--seeds", 8, "--out", mixed / "out", "--dask", address)
+    settings = ("--folds", 5, "--candidates", 1, "--repeats", 20, "--seeds", 8)
+    settings += ("--out", mixed / "out", "--dask", address)
     process = start(table, *settings, command=command)
     wait_for(mixed / "out" / first / "networks.parquet")
     os.kill(process.pid, signal.SIGINT)

@@ -49,7 +49,11 @@ def largest_difference(one, other):
     one_state, other_state = (net.net_.member_state() for net in (one, other))
     assert one_state.keys() == other_state.keys()
     assert sum(value.numel() for value in one_state.values()) > 20
-    differences = [(one_state[name] - other_state[name]).abs().max() for name in one_state if one_state[name].numel()]
+    differences = [
+        (one_state[name].double() - other_state[name].double()).abs().max()
+        for name in one_state
+        if one_state[name].numel()
+    ]
     losses = [np.abs(np.subtract(one.loss_curve_, other.loss_curve_)).max()]
     if one.validation_loss_curve_:
         losses.append(np.abs(np.subtract(one.validation_loss_curve_, other.validation_loss_curve_)).max())
@@ -68,7 +72,7 @@ def estimator(loss, **params):
 
 LOSSES = ("binary", "multiclass", "multilabel", "squared", "several targets")
 EMBEDDED = {
-    "numeric_embedding": "periodic", "dropout": 0.3, "early_stopping": True, "n_iter_no_change": 2, "n_ensemble": 3,
+    "numeric_embedding": "auto", "dropout": 0.3, "early_stopping": True, "n_iter_no_change": 2, "n_ensemble": 3,
     "max_iter": 8,
 }  # fmt: skip
 

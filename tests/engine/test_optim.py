@@ -14,7 +14,7 @@ CONSTANTS = {"adam": {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8}, "sgd": {"
 def make_member(l2, l2_mode):
     return Member(
         seed=0, learning_rate="constant", learning_rate_init=0.1, l2=l2, l2_mode=l2_mode, dropout=0.0, max_iter=1,
-        early_stopping=False, n_iter_no_change=10, tol=0.0, frequency_init_scale=0.2,
+        early_stopping=False, n_iter_no_change=10, tol=0.0, embedding=0.2,
     )  # fmt: skip
 
 

@@ -28,7 +28,9 @@ M, D, C, B = 3, 5, 3, 11
 
 def make_stack(**kwargs):
     stack = StackedMLP(n_members=M, n_features=D, hidden_layer_sizes=(7, 4), n_outputs=C, dtype=torch.float64, **kwargs)
-    stack.reset_parameters([torch.Generator().manual_seed(m) for m in range(M)], [0.2] * M)
+    # the second member's embeddings are piecewise-linear
+    quantiles = np.linspace(-2, 2, 9)[:, None] ** 3 + np.zeros(len(kwargs.get("embedded", ())))
+    stack.reset_parameters([torch.Generator().manual_seed(m) for m in range(M)], [0.2, quantiles, 0.2])
     with torch.no_grad():  # away from the special values 1 and 0
         for role in ("gamma", "beta"):
             stack.theta[:, stack.slices[role]] += torch.linspace(-0.3, 0.4, stack.theta[:, stack.slices[role]].shape[1])
@@ -36,17 +38,18 @@ def make_stack(**kwargs):
 
 
 class Embedded(torch.nn.Module):
-    """Features, then of each embedded one three sums of weighted cosines, written out as in the paper."""
+    """Features, then of each embedded one three sums of weighted functions, written out."""
 
-    def __init__(self, columns, parameters):
+    def __init__(self, columns, parameters, piecewise):
         super().__init__()
         self.columns, self.parameters_ = columns, torch.nn.Parameter(parameters)
+        self.function = torch.nn.Hardtanh(0, 1) if piecewise else torch.cos
 
     def forward(self, x):
         values = [x]
         for column, table in zip(self.columns, self.parameters_, strict=True):
             for k in range(3):
-                terms = [w[2 + k] * torch.cos(w[0] * x[:, column] + w[1]) for w in table]
+                terms = [w[2 + k] * self.function(w[0] * x[:, column] + w[1]) for w in table]
                 values.append(sum(terms)[:, None])
         return torch.cat(values, dim=1)
 
@@ -56,7 +59,7 @@ def ordinary_network(stack, m):
     block = {role: [view[m].detach().clone() for view in views] for role, views in stack.blocks(stack.theta).items()}
     layers, by_role = [], {role: [] for role in block}
     if block["embeddings"]:
-        layers.append(Embedded(stack.embedded.tolist(), *block["embeddings"]))
+        layers.append(Embedded(stack.embedded.tolist(), *block["embeddings"], stack.piecewise[m]))
         by_role["embeddings"].append(layers[0].parameters_)
     for k, weight in enumerate([*block["hidden_weights"], *block["output_weights"]]):
         last = k == len(block["hidden_weights"])
@@ -151,6 +154,34 @@ def test_embeddings_start_smooth():
     assert 3.1 < phase.abs().max().item() <= np.pi
     assert 0.34 < weight.abs().max().item() <= 8**-0.5
     assert not torch.equal(parameters[0], parameters[1])
+
+
+def test_pieces_of_lines_start_between_quantiles_with_equally_many_rows():
+    """Each rises from 0 to 1, the next where the last ended; members divide at other quantiles."""
+    rows = np.sort(np.random.default_rng(0).lognormal(size=4001))
+    quantiles = np.quantile(rows, np.linspace(0, 1, 33))[:, None]
+    stack = StackedMLP(n_members=2, n_features=1, hidden_layer_sizes=(2,), n_outputs=1, embedded=[0])
+    stack.reset_parameters([torch.Generator().manual_seed(m) for m in range(2)], [quantiles] * 2)
+    parameters = stack.blocks(stack.theta.detach())["embeddings"][0].double().numpy()[:, 0]  # (M, F, 2 + S)
+    slope, shift = parameters[..., 0], parameters[..., 1]
+    beyond = 0.01 / 1.02  # a hundredth of a piece at both ends
+    begin, end = (beyond - shift) / slope, (1 - beyond - shift) / slope
+    np.testing.assert_allclose(begin[:, 0], rows[0], rtol=1e-4)
+    np.testing.assert_allclose(end[:, -1], rows[-1], rtol=1e-4)
+    np.testing.assert_allclose(begin[:, 1:], end[:, :-1], rtol=1e-4)
+    shares = np.array([np.diff(np.searchsorted(rows, own)) for own in end]) / len(rows)
+    np.testing.assert_allclose(shares[:, :-1], 1 / 8, atol=0.01)
+    assert abs(begin[0, 1] - begin[1, 1]) > 0.01
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2], [1e-40, 2e-40, 3e-40], [1e18, 1.0000001e18, -1e18], [5, 5.0000005, 9]])
+def test_pieces_of_few_tiny_huge_or_close_values_are_finite(values):
+    quantiles = np.quantile(np.float32(values), np.linspace(0, 1, 33), method="inverted_cdf").astype(float)[:, None]
+    stack = StackedMLP(n_members=1, n_features=1, hidden_layer_sizes=(2,), n_outputs=1, embedded=[0]).eval()
+    stack.reset_parameters([torch.Generator()], [quantiles])
+    outputs = stack(torch.tensor([[[*values, 1e19, -1e19]]], dtype=torch.float32))
+    assert outputs.isfinite().all()
+    assert len(outputs[0, 0, :3].unique()) == 1 + len(np.unique(np.float32(values))) - (max(values) < 1e-30) * 2 - 1
 
 
 class PassAsFunction(torch.autograd.Function):

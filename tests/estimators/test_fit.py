@@ -104,7 +104,7 @@ def forty_of_other_structures(dtype):
             batch_size=20 + i,
             dropout=0.1 * (i % 2),
             solver=["adam", "sgd"][i // 5 % 2],
-            numeric_embedding=["periodic", None][i % 2],
+            numeric_embedding=["auto", None][i % 2],
             n_ensemble=1 + i % 2,
             max_iter=3 + i % 4,
             random_state=i,
@@ -389,7 +389,7 @@ def test_a_fit_of_any_numbers_predicts_finite_ones_or_says_what_is_wrong():
             learning_rate_init=rng.choice([0.01, 1.0, 1e3]),
             max_iter=int(rng.integers(1, 4)),
             n_ensemble=2,
-            numeric_embedding=["periodic", None][rng.integers(2)],
+            numeric_embedding=["auto", "piecewise-linear", None][rng.integers(3)],
             dtype=["float32", "float64"][rng.integers(2)],
             random_state=seed,
         )

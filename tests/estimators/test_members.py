@@ -141,17 +141,23 @@ def test_callbacks_and_studies_are_refused():
         compare_schemes(ensemble(), X, y)
 
 
-def test_an_ensembles_networks_have_their_frequencies_in_turn():
+def test_an_ensembles_networks_have_their_embeddings_in_turn():
     X, y = load_iris(return_X_y=True)
     options = {"hidden_layer_sizes": (4,), "max_iter": 1, "learning_rate_init": 1e-12, "random_state": 0}
-    spread = {}
+    spread, lines = {}, {}
     for name, params in {
-        "auto": {}, "fixed": {"frequency_init_scale": 3.0}, "members": {"members": [{}, {"frequency_init_scale": 7.0}]}
+        "auto": {}, "fixed": {"frequency_init_scale": 3.0}, "members": {"members": [{}, {"frequency_init_scale": 7.0}]},
+        "periodic": {"numeric_embedding": "periodic"}, "lines": {"numeric_embedding": "piecewise-linear"},
     }.items():  # fmt: skip
         net = BNMLPClassifier(**options, n_ensemble=5).set_params(**params).fit(X, y)
         blocks = [net.module_.blocks(net.module_.theta.data)["embeddings"][0] for net in net.nets_]
         spread[name] = [float(member[..., 0].std()) / (2 * np.pi) for block in blocks for member in block]
+        lines[name] = [bool(own) for net in net.nets_ for own in net.module_.piecewise]
     # 32 frequencies each: a sample's deviation is that of the population to some 13 %
-    np.testing.assert_allclose(spread["auto"], [0.2, 0.5, 0.1, 1.0, 0.2], rtol=0.5)
-    np.testing.assert_allclose(spread["fixed"], [3.0] * 5, rtol=0.5)
+    periodic = [0, 2, 3, 4]
+    np.testing.assert_allclose(np.array(spread["auto"])[periodic], [0.2, 0.1, 1.0, 0.2], rtol=0.5)
+    np.testing.assert_allclose(np.array(spread["fixed"])[periodic], [3.0] * 4, rtol=0.5)
     np.testing.assert_allclose(spread["members"], [0.2, 7.0], rtol=0.5)
+    np.testing.assert_allclose(spread["periodic"], [0.2, 0.2, 0.1, 1.0, 0.2], rtol=0.5)
+    assert lines["auto"] == lines["fixed"] == [False, True, False, False, False]
+    assert (lines["members"], lines["periodic"], lines["lines"]) == ([False] * 2, [False] * 5, [True] * 5)

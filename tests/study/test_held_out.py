@@ -28,7 +28,7 @@ from sk_bnreg.study.schemes import SCHEMES
 
 SMALL = {
     "hidden_layer_sizes": (4,), "max_iter": 3, "batch_size": 32, "learning_rate_init": 0.05, "n_ensemble": 1,
-    "dtype": "float64", "numeric_embedding": None,
+    "dtype": "float64",
 }  # fmt: skip
 NET = BNMLPClassifier(**SMALL)
 FEW = {
@@ -37,6 +37,11 @@ FEW = {
 }  # fmt: skip
 CV = KFold(3, shuffle=True, random_state=0)
 SINGLE_PRECISION = {"rtol": 1e-6, "atol": 1e-7}  # in which probabilities are kept
+IN_TURN = (
+    {"numeric_embedding": "periodic", "frequency_init_scale": 0.2},
+    {"numeric_embedding": "piecewise-linear"},
+    {"numeric_embedding": "periodic", "frequency_init_scale": 0.1},
+)
 CLOCKS = ["seconds", "elapsed", "n_fits"]
 
 
@@ -53,7 +58,7 @@ def fitted_singly(study, model, path, X, y, splits):
         settings = [
             {**SCHEMES[scheme], **row[["learning_rate_init", "l2", "random_state"]], "n_ensemble": 1}
             # as the networks of the ensemble have them in turn
-            | ({"frequency_init_scale": (0.2, 0.5, 0.1)[row["seed"] % 3]} if study.n_networks == 3 else {})
+            | (IN_TURN[row["seed"] % 3] if study.n_networks == 3 else {})
             for _, row in rows.iterrows()
         ]
         models = [clone(model).set_params(**{f"{path}{name}": value for name, value in s.items()}) for s in settings]

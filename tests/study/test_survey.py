@@ -12,9 +12,8 @@ from statsmodels.stats.multitest import multipletests
 from sk_bnreg import compare_schemes
 from sk_bnreg.stats.folds import contrast
 from sk_bnreg.study.survey import SURVEY_QUESTIONS, Survey, survey, survey_schemes
-from sk_bnreg.study.tables import network_pipeline
 
-SMALL = {"max_rows": 80, "n_folds": 2, "n_candidates": 1, "inner_cv": 2, "random_state": 0}
+SMALL = {"max_rows": 80, "n_folds": 2, "n_seeds": 2, "n_candidates": 1, "inner_cv": 2, "random_state": 0}
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +31,25 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(folder, tmp_path_factory):
+def found(folder, tmp_path_factory, small_pipeline):
     seen = {}
-    result = survey(folder, tmp_path_factory.mktemp("out") / "survey", on_table=seen.__setitem__, **SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sk_bnreg.study.survey.network_pipeline", small_pipeline)
+        result = survey(folder, tmp_path_factory.mktemp("out") / "survey", on_table=seen.__setitem__, **SMALL)
     assert set(seen) == {"first", "second", "third", "broken"}
     return result
 
 
-def test_each_table_has_what_its_own_comparison_finds(found, folder):
+def test_each_table_has_what_its_own_comparison_finds(found, folder, small_pipeline):
     assert list(found.tables().index) == ["first", "second", "third"]
     assert list(found.tables()["n_used"]) == [80, 80, 70]
     assert list(found.tables()["task"]) == ["classification", "classification", "regression"]
     frame = pd.read_parquet(folder / "third.parquet")
-    pipeline = network_pipeline("regression")
+    pipeline = small_pipeline("regression")
     alone = compare_schemes(
         pipeline, frame.drop(columns="target"), frame["target"],
         schemes=survey_schemes(pipeline[-1].learning_rate_init),
-        cv=2, n_repeats=1, n_seeds=8, n_candidates=1, inner_cv=2, random_state=0, on_plan=None,
+        cv=2, n_repeats=1, n_seeds=2, n_candidates=1, inner_cv=2, random_state=0, on_plan=None,
     )  # fmt: skip
     np.testing.assert_allclose(found.scores().loc["third"], alone.table()["score"][found.schemes], rtol=1e-6)
     assert found.comparison("third").interaction().mean == pytest.approx(alone.interaction().mean, abs=1e-6)
@@ -68,7 +69,7 @@ def test_answers_are_signed_rank_tests_over_tables(found):
     scores = found.scores()
     answers = found.answers()
     assert [answer.question for answer in answers] == list(SURVEY_QUESTIONS)
-    rows = found.frame.query("n_networks == 8 and metric == headline")
+    rows = found.frame.query("n_networks == 2 and metric == headline")
     folds = rows.pivot_table(index=["table", "repeat", "fold"], columns="scheme", values="score")
     p_values = []
     for answer in answers:
