@@ -209,7 +209,9 @@ def variants():
             "inputs", network_with(numeric_embedding="piecewise-linear"), ()
         ),
         "lines and cosines of 0.2 in turn": (
-            "inputs", network_with(members=[{"numeric_embedding": form} for form in ("periodic", "piecewise-linear")] * 4), ()
+            "inputs",
+            network_with(members=[{"numeric_embedding": form} for form in ("periodic", "piecewise-linear")] * 4),
+            (),
         ),
         "two mixtures of the cosines": (
             "inputs", same, [patch(f"sk_bnreg.engine.{name}.SIZE", 2) for name in ("embedding", "roles", "stack")]

@@ -196,8 +196,12 @@ def feature_quantiles(
     [1.0, 1.0, 1.0, 2.0, 4.0]
     """
     some = slice(None, None, -(-len(index) // MOST_LOOKED_AT))
-    part = table[index[some]][:, list(features)]
-    values = part.numpy(force=True) if isinstance(part, Tensor) else part.toarray()
+    rows, columns = index[some], list(features)
+    if isinstance(table, Tensor):
+        of_rows, of_columns = (torch.as_tensor(own, device=table.device) for own in (rows[:, None], columns))
+        values = table[of_rows, of_columns].numpy(force=True)  # without a copy of other columns
+    else:
+        values = table[rows][:, columns].toarray()
     weights = None if weight is None else weight[some]
     method: Any = "inverted_cdf"  # with it integer weights are the same as rows repeated
     return np.quantile(values.astype(np.float64), np.linspace(0, 1, n), axis=0, weights=weights, method=method)

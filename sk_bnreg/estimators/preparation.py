@@ -387,7 +387,7 @@ def _draw_aside(network: Any, rows: Rows, rng: np.random.RandomState) -> NDArray
 
 
 def _embedded(network: Any, table: Table, index: NDArray[np.int64]) -> tuple[int, ...]:
-    """Return the features to embed: none of many, which are pixels or words, not what cosines are for."""
+    """Return the features to embed: none of many, which are pixels or words, not what embeddings are for."""
     if network.numeric_embedding is None or not hidden_sizes(network):
         return ()
     features = numeric_features(table, index)
@@ -428,7 +428,9 @@ def _embedding_starts(
     asked = network.numeric_embedding, network.frequency_init_scale
     own = [embeddings_in_turn(*asked, number) for number in range(network.n_ensemble)]
     lines = [params["numeric_embedding"] == "piecewise-linear" for params in own]
-    quantiles = feature_quantiles(table, index, weight, embedded if any(lines) else (), QUANTILES)
+    quantiles = np.empty((QUANTILES, 0))
+    if any(lines) and embedded:
+        quantiles = feature_quantiles(table, index, weight, embedded, QUANTILES)
     scales = (float(params["frequency_init_scale"]) for params in own)
     return [quantiles if of_lines else scale for of_lines, scale in zip(lines, scales, strict=True)]
 
