@@ -202,7 +202,7 @@ def feature_quantiles(
         values = table[of_rows, of_columns].numpy(force=True)  # without a copy of other columns
     else:
         values = table[rows][:, columns].toarray()
-    weights = None if weight is None else weight[some]
+    weights = None if weight is None else weight[some] / weight.max()  # so that their sum is finite
     method: Any = "inverted_cdf"  # with it integer weights are the same as rows repeated
     return np.quantile(values.astype(np.float64), np.linspace(0, 1, n), axis=0, weights=weights, method=method)
 

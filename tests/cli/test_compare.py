@@ -179,8 +179,8 @@ def test_what_transformers_warn_of_is_told_once_and_counted(call, small_networks
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ctrl_c_keeps_what_is_finished(mixed, call, start, wait_for, jobs):
-    arguments = [mixed / "mixed.csv", "--quick", "--candidates", 1, "--schemes", "plain, bn+l2", "--seeds", 2]
-    arguments += ["--repeats", 3, "--out", mixed / "out"]
+    arguments = [mixed / "mixed.csv", "--quick", "--candidates", 1, "--schemes", "plain, bn+l2", "--seeds", 8]
+    arguments += ["--folds", 3, "--repeats", 2, "--out", mixed / "out"]
     process = start(*arguments, "--jobs", jobs)
     wait_for(mixed / "out" / "networks.parquet")
     os.killpg(process.pid, signal.SIGINT)  # to the workers too, as a terminal does
@@ -189,13 +189,13 @@ def test_ctrl_c_keeps_what_is_finished(mixed, call, start, wait_for, jobs):
     assert f"What is finished is in {mixed}/out; the same command goes on from there." in words(stdout)
     assert "Traceback" not in stderr
     before = pd.read_parquet(mixed / "out" / "networks.parquet")
-    assert len(before) < 2 * 15 * 2
+    assert len(before) < 2 * 6 * 8
     assert call(*arguments).returncode == 0
     after = pd.read_parquet(mixed / "out" / "networks.parquet")
     both = after.merge(before, on=["scheme", "repeat", "fold", "seed"], suffixes=("", "_before"))
     assert len(both) == len(before)
     assert (both["seconds"] == both["seconds_before"]).all()
-    assert len(after) == 2 * 15 * 2
+    assert len(after) == 2 * 6 * 8
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from skorch.callbacks import Callback, EpochTimer
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, fit_stack
 from sk_bnreg.engine.compiled import DIVISIBLE
+from sk_bnreg.engine.rows import feature_quantiles
 
 
 def twelve_different_classifiers(**shared):
@@ -236,6 +237,43 @@ def test_without_numba_torch_trains_and_says_so_once():
     X, y = load_iris(return_X_y=True)
     net = BNMLPClassifier((8,), dtype="float64", max_iter=5, random_state=0).fit(X, y)
     np.testing.assert_allclose(np.array(done.stdout.split(), float), net.predict_proba(X[::50]).ravel(), atol=1e-8)
+
+
+def test_quantiles_of_features_are_those_of_the_rows_that_count():
+    """Of repeated rows as of weights, of any size; of many rows as of all; of sparse tables as of dense ones."""
+    rng = np.random.default_rng(0)
+    X = rng.lognormal(size=(900, 4)) * (rng.random((900, 4)) < 0.7)
+    counts, index = rng.integers(1, 4, 600), rng.permutation(900)[:600]
+    levels = np.linspace(0, 1, 33)
+    found = feature_quantiles(torch.from_numpy(X), index, counts * 1e307, [3, 1], 33)
+    expected = np.quantile(X[np.repeat(index, counts)][:, [3, 1]], levels, axis=0, method="inverted_cdf")
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found, feature_quantiles(sparse.csr_array(X), index, counts, [3, 1], 33))
+    many = torch.from_numpy(np.sort(rng.normal(size=(200_000, 1)), axis=0))
+    of_some = feature_quantiles(many, np.arange(200_000), None, [0], 33)
+    assert abs(of_some - np.quantile(many.numpy(), levels, axis=0))[1:-1].max() < 1e-3
+
+
+@pytest.mark.parametrize("estimator", [BNMLPClassifier, BNMLPRegressor])
+def test_piecewise_linear_embeddings_fit_steps(estimator):
+    """Where the target is a step function of one feature lines between quantiles are nearer than the feature itself."""
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-2, 2, size=(600, 1))
+    y = (np.floor(4 * X[:, 0]) % 2).astype(int)
+    options = {"max_iter": 100, "n_ensemble": 2, "random_state": 0}
+    lines, plain = (
+        estimator(numeric_embedding=form, **options).fit(X[:400], y[:400]).score(X[400:], y[400:])
+        for form in ("piecewise-linear", None)
+    )
+    assert lines > plain + 0.05
+    assert lines > 0.6
+
+
+def test_going_on_with_other_embeddings_is_refused():
+    X, y = load_iris(return_X_y=True)
+    net = BNMLPClassifier(max_iter=2, warm_start=True, numeric_embedding="periodic").fit(X, y)
+    with pytest.raises(ValueError, match="go on with the network as it is"):
+        net.set_params(numeric_embedding="piecewise-linear").fit(X, y)
 
 
 def test_tables_weights_and_targets_of_its_own_for_each_member():
