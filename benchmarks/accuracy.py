@@ -44,7 +44,9 @@ def make_model(name, task, seed, categories):
     if name == "sk_bnreg":
         import sk_bnreg
 
-        return tabular_pipeline(getattr(sk_bnreg, "BNMLP" + kind)(random_state=seed))
+        model = tabular_pipeline(getattr(sk_bnreg, "BNMLP" + kind)(random_state=seed))
+        # skrub's encoder of many words draws at random too
+        return model.set_params(tablevectorizer__high_cardinality__random_state=seed)
     if name in ("MLP", "MLP-256"):
         from sklearn import neural_network
         from sklearn.compose import TransformedTargetRegressor
