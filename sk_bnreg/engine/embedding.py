@@ -108,7 +108,8 @@ def embed(x: Tensor, parameters: Tensor, piecewise: Tensor) -> Tensor:
     """
     slope, shift, weight = parameters.split([1, 1, SIZE], dim=3)  # (M, E, F, .)
     z = slope * x[:, :, None] + shift  # (M, E, F, B)
-    values = torch.where(piecewise[:, :, None, None], z.clamp(0, 1), torch.cos(z))
+    lines, values = piecewise[:, 0], torch.cos(z)
+    values[lines] = z[lines].clamp(0, 1)
     return (weight.mT @ values).flatten(1, 2)
 
 

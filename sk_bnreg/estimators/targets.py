@@ -105,7 +105,7 @@ class NumberTarget:
 
     def __init__(self, y: NDArray[Any], weight: Any, final: bool):
         self.single = y.ndim == 1
-        y = y.reshape(len(y), -1)
+        y = y.reshape(len(y), -1).astype(np.float64)  # in single precision a mean of many loses digits
         self.n_outputs = y.shape[1]
         size = np.abs(y).max(axis=0)  # whose square may be too small a number
         if size.max() > LARGEST:

@@ -116,6 +116,18 @@ def test_one_class_is_predicted(table, small):
     np.testing.assert_array_equal(net.predict_proba(X), np.ones((200, 1)))
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_targets_in_single_precision_are_as_good_as_in_double(table, small):
+    """Their mean is not: 1e6 added to each leaves seven digits; a constant is one, though its sum is rounded."""
+    X, _ = table
+    y = (1e6 + X[:, 0] / 4).astype(np.float32)
+    single, double = (BNMLPRegressor(**small).fit(X, own) for own in (y, y.astype(np.float64)))
+    np.testing.assert_array_equal(single.predict(X), double.predict(X))
+    constant = BNMLPRegressor(**small).fit(X, np.full(len(X), 0.1, np.float32))
+    assert constant.target_.scale == 0
+    np.testing.assert_allclose(constant.predict(X), 0.1, rtol=1e-7)
+
+
 def test_a_constant_target_is_predicted(table, small):
     net = BNMLPRegressor(**small).fit(table[0], np.full(200, 7.5))
     np.testing.assert_allclose(net.predict(table[0]), 7.5, rtol=1e-12)
