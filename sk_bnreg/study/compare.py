@@ -237,7 +237,8 @@ def _checked(
     if not ropes or len(ropes) < len(_listed(scoring)):
         raise ValueError(f"scoring must name at least one score, and each once, got {scoring!r}.")
     # with one class every scheme is perfect, and every difference 0
-    if len(np.unique(np.asarray(y), axis=0)) < 2:
+    values = np.asarray(y)
+    if (values == values[:1]).all():
         raise ValueError("y must have at least 2 different values for schemes to be compared.")
     return found, ropes
 
