@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,7 @@ class SchemeComparison:
     @property
     def n_folds(self) -> int:
         """Folds over all repeats."""
-        return len(self._scores())
+        return len(self._scores)
 
     @property
     def n_fits(self) -> int:
@@ -244,7 +245,7 @@ class SchemeComparison:
     @property
     def best_scheme(self) -> str:
         """Name of the scheme with the best mean score."""
-        return str(self._scores().mean().idxmax())
+        return str(self._scores.mean().idxmax())
 
     def table(self) -> pd.DataFrame:
         """Return a row per scheme: its score, the difference to the best scheme, and median settings.
@@ -253,7 +254,7 @@ class SchemeComparison:
         method over the schemes. As the best scheme is chosen by the same scores, both are a
         little hard on the others.
         """
-        scores, best = self._scores(), self.best_scheme
+        scores, best = self._scores, self.best_scheme
         against = {name: self.contrast(name, best) for name in self.schemes}
         others = [name for name in self.schemes if name != best]
         p_holm = dict(zip(others, holm([against[name].p_value for name in others]), strict=True))
@@ -435,7 +436,7 @@ class SchemeComparison:
 
     def differences(self, scheme: str, against: str) -> pd.Series:
         """Return the difference of two schemes on each repeat and fold, means over seeds."""
-        scores = self._scores()
+        scores = self._scores
         return scores[scheme] - scores[against]
 
     def report(self, path: str | Path, **about: str) -> None:
@@ -468,6 +469,7 @@ class SchemeComparison:
         of_seeds = self.seed_deviation(question.scheme, question.against)
         return outlook(contrast, n_folds, n_rows, 0.0 if np.isnan(of_seeds) else min(of_seeds, contrast.sd))
 
+    @cached_property
     def _scores(self) -> pd.DataFrame:
         means = self._rows().groupby(["repeat", "fold", "scheme"])["score"].mean()
         return means.unstack("scheme")[list(self.schemes)]

@@ -168,7 +168,7 @@ class Survey:
     @property
     def schemes(self) -> list[str]:
         """Names of the schemes, in the order in which they were given."""
-        return list(dict.fromkeys(self.frame["scheme"]))
+        return list(self.frame["scheme"].unique())
 
     @property
     def rope(self) -> float:
