@@ -11,14 +11,12 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import BaseShuffleSplit, check_cv
 
-from sk_bnreg.estimators.pipelines import network_in
-from sk_bnreg.search.evaluation import candidate_of
 from sk_bnreg.stats.folds import Contrast, contrast, holm
 from sk_bnreg.stats.looks import MOST_REPEATS, outlook, seed_deviation
-from sk_bnreg.study.held_out import HeldOut, default_rope, metric_name, scored
+from sk_bnreg.study.held_out import HeldOut, default_rope, scored
 from sk_bnreg.study.plan import Course, StudyPlan
 from sk_bnreg.study.schemes import QUESTIONS, Question
-from sk_bnreg.study.tried import best_of_schemes, candidates_of_study
+from sk_bnreg.study.tried import best_of_schemes, candidates_of_search, candidates_of_skore, candidates_of_study
 
 
 @dataclass(frozen=True)
@@ -149,32 +147,45 @@ class SchemeComparison:
         >>> sorted(SchemeComparison.from_cv_results(search).schemes)
         ['bn', 'bn+l2', 'l2', 'plain']
         """
-        results, scoring = search.cv_results_, search.scoring
-        score = "score"
-        if search.multimetric_:
-            score = scoring = search.refit
-            if f"mean_test_{score}" not in results:
-                raise ValueError(f"refit must be the name of the score to compare by, got {search.refit!r}.")
-        scores = np.array([results[f"split{i}_test_{score}"] for i in range(search.n_splits_)]).T
-        if "n_splits_scored" in results:  # racing spared folds
-            scores[np.less(results["n_splits_scored"], search.n_splits_)] = np.nan
+        candidates, scoring, metric = candidates_of_search(search)
         if test_ratio is None:
             splitter = check_cv(search.cv)
             if isinstance(splitter, BaseShuffleSplit):
                 raise ValueError(f"test_ratio, n_test / n_train of a fold, must be given for cv={splitter}.")
             # with repeats the splitter knows the folds of one
             test_ratio = 1 / (getattr(splitter, "cvargs", {}).get("n_splits", search.n_splits_) - 1)
-        networks = [network_in(candidate_of(search.estimator, params))[0] for params in results["params"]]
-        frame, schemes, caveat = best_of_schemes(zip(networks, results["params"], scores, strict=True))
-        return cls(
-            frame,
-            schemes,
-            metric_name(search.estimator, scoring) if score == "score" else score,
-            default_rope(scoring) if rope is None else rope,
-            test_ratio,
-            best_estimator_=getattr(search, "best_estimator_", None),
-            caveat=caveat,
-        )
+        frame, schemes, caveat = best_of_schemes(candidates)
+        rope, best = default_rope(scoring) if rope is None else rope, getattr(search, "best_estimator_", None)
+        return cls(frame, schemes, metric, rope, test_ratio, best_estimator_=best, caveat=caveat)
+
+    @classmethod
+    def from_skore(cls, report: Any, *, metric: str | None = None, rope: float | None = None) -> "SchemeComparison":
+        """Compare the schemes of a report of skore's, which has their scores side by side, but no test.
+
+        Parameters
+        ----------
+        report : skore.ComparisonReport
+            Of cross-validation reports over the same folds.
+        metric : str, default=None
+            A method of the reports' ``metrics``; of losses and errors the negative is compared. None is "accuracy" or
+            "r2".
+        rope : float, default=None
+            As in `from_cv_results`; a loss or an error asks for it.
+
+        Returns
+        -------
+        SchemeComparison
+
+        Raises
+        ------
+        ValueError
+            If the reports have no such score, or not the same folds, or fewer than two schemes.
+        """
+        candidates, metric, test_ratio = candidates_of_skore(report, metric)
+        if rope is None and metric.startswith("negative"):
+            raise ValueError(f"rope must be given for {metric}: its unit is yours.")
+        frame, schemes, caveat = best_of_schemes(candidates)
+        return cls(frame, schemes, metric, default_rope(metric) if rope is None else rope, test_ratio, caveat=caveat)
 
     @classmethod
     def from_study(

@@ -9,8 +9,11 @@ from sklearn.base import clone
 
 from sk_bnreg.engine.roles import l2_by_role
 from sk_bnreg.estimators.pipelines import network_in
+from sk_bnreg.search.evaluation import candidate_of
+from sk_bnreg.study.held_out import metric_name
 from sk_bnreg.study.schemes import SCHEMES, scheme_name
 
+LOSSES = ("log_loss", "brier_score", "rmse", "mae", "mape")  # skore's, of which less is better
 Tried = tuple[Any, Mapping[str, Any], np.ndarray]
 
 
@@ -62,11 +65,76 @@ def best_of_schemes(candidates: Iterable[Tried]) -> tuple[pd.DataFrame, dict[str
         ]
     ordered = [name for name in (*SCHEMES, *(name for name in found if name not in SCHEMES)) if name in found]
     counts = ", ".join(f"{name} {len(found[name])}" for name in ordered)
+    chosen = max(map(len, found.values())) > 1
     caveat = (
         "Each scheme's scores are those of its best candidate, chosen on the same folds: they are optimistic, and "
         f"more so for a scheme with more candidates ({counts}). compare_schemes chooses inside each fold instead."
     )
-    return pd.DataFrame(rows), {name: schemes[name] for name in ordered}, caveat
+    return pd.DataFrame(rows), {name: schemes[name] for name in ordered}, caveat if chosen else ""
+
+
+def candidates_of_search(search: Any) -> tuple[Iterator[Tried], Any, str]:
+    """Return the candidates of a fitted search, its scoring, and the name of the score.
+
+    Parameters
+    ----------
+    search : fitted GridSearchCV or RandomizedSearchCV, stacked or scikit-learn's
+
+    Raises
+    ------
+    ValueError
+        If it has several scores and `refit` names none.
+    """
+    results, scoring = search.cv_results_, search.scoring
+    name, metric = "score", ""
+    if search.multimetric_:
+        name = metric = scoring = search.refit
+        if f"mean_test_{name}" not in results:
+            raise ValueError(f"refit must be the name of the score to compare by, got {search.refit!r}.")
+    scores = np.array([results[f"split{i}_test_{name}"] for i in range(search.n_splits_)]).T
+    if "n_splits_scored" in results:  # racing spared folds
+        scores[np.less(results["n_splits_scored"], search.n_splits_)] = np.nan
+    networks = [network_in(candidate_of(search.estimator, params))[0] for params in results["params"]]
+    candidates = zip(networks, results["params"], scores, strict=True)
+    return candidates, scoring, metric or metric_name(search.estimator, scoring)
+
+
+def candidates_of_skore(report: Any, metric: str | None) -> tuple[Iterator[Tried], str, float]:
+    """Return the models of skore's comparison report as candidates, the name of the score, and n_test / n_train.
+
+    Parameters
+    ----------
+    report : skore.ComparisonReport
+    metric : str or None
+
+    Raises
+    ------
+    ValueError
+        If it is not of cross-validation reports over the same folds, or they have no such score.
+    """
+    reports = getattr(report, "reports_", None)
+    if not isinstance(reports, Mapping) or not all(hasattr(own, "split_indices") for own in reports.values()):
+        raise ValueError(f"report must be a skore.ComparisonReport of cross-validation reports, got {type(report)}.")
+    parts = list(reports.values())
+    folds = [list(own.split_indices) for own in parts]
+    if any(len(own) != len(folds[0]) or not all(map(_same_fold, own, folds[0])) for own in folds):
+        raise ValueError("The reports must be of the same folds: give all the same splitter, one that draws the same.")
+    metric = metric or ("r2" if "regression" in parts[0].ml_task else "accuracy")
+    methods: list[Any] = [getattr(own.metrics, metric, None) for own in parts]
+    if not all(map(callable, methods)):
+        raise ValueError(f"metric must be a score of the reports' metrics, got {metric!r}.")
+    scores = np.array([np.asarray(method(aggregate=None), float) for method in methods])
+    if scores.shape[1:] != (1, len(folds[0])):
+        raise ValueError(f"metric must be a score with one value per fold, {metric!r} has {scores[0].size}.")
+    test_ratio = float(np.mean([len(test) / len(train) for train, test in folds[0]]))
+    networks = [network_in(own.estimator)[0] for own in parts]
+    if metric in LOSSES:
+        scores, metric = -scores, f"negative {metric}"
+    return zip(networks, [{} for _ in parts], scores[:, 0], strict=True), metric, test_ratio
+
+
+def _same_fold(one: Any, other: Any) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def candidates_of_study(study: Any, estimator: Any) -> tuple[Iterator[Tried], int]:

@@ -1,12 +1,15 @@
 """Schemes by name, and comparisons from searches and studies that were run already."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, RepeatedKFold, ShuffleSplit, cross_val_score
+from sklearn.model_selection import GridSearchCV, RepeatedKFold, ShuffleSplit, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from statsmodels.stats.multitest import multipletests
@@ -155,3 +158,54 @@ def test_other_models_in_a_search_belong_to_no_scheme(table):
     ]
     comparison = SchemeComparison.from_cv_results(GridSearchCV(model, grid, cv=3).fit(*table))
     assert list(comparison.schemes) == ["plain", "l2", "bn+l2", "bn+l2 on gamma"]
+
+
+def cross_validated(network, X, y, folds, per_class=False):
+    """Return what skore's CrossValidationReport has of these: folds, an estimator, a method for each score."""
+    scores = [clone(network).fit(X[train], y[train]).score(X[test], y[test]) for train, test in folds]
+    table = np.array([scores, scores] if per_class else [scores])
+    return SimpleNamespace(
+        split_indices=folds, estimator=network, ml_task="binary-classification",
+        metrics=SimpleNamespace(accuracy=lambda aggregate: pd.DataFrame(table), log_loss=lambda aggregate: 1 - table),
+    )  # fmt: skip
+
+
+def test_a_report_of_skores_is_compared_as_its_scores_are():
+    X, y = make_classification(n_samples=90, random_state=0)
+    folds = list(StratifiedKFold(3).split(X, y))
+    networks = [BNMLPClassifier((4,), max_iter=5, n_ensemble=1, random_state=0, l2_targets=t) for t in ("none", "all")]
+    reports = [cross_validated(network, X, y, folds) for network in networks]
+    report = SimpleNamespace(reports_=dict(zip("ab", reports, strict=True)))
+    found = SchemeComparison.from_skore(report)
+    expected = [np.asarray(own.metrics.accuracy(None))[0] for own in reports]
+    answer = contrast(expected[1] - expected[0], test_ratio=0.5, rope=0.01)
+    assert found.contrast("bn+l2+all", "bn") == answer
+    assert (found.metric, found.caveat) == ("accuracy", "")
+    by_loss = SchemeComparison.from_skore(report, metric="log_loss", rope=0.1)
+    np.testing.assert_allclose(by_loss.differences("bn+l2+all", "bn"), expected[1] - expected[0])
+    others = list(StratifiedKFold(3, shuffle=True, random_state=0).split(X, y))
+    for reports_, options, said in (
+        ([], {"metric": "log_loss"}, "rope must be given for negative log_loss"),
+        ([], {"metric": "f1"}, "metric must be a score of the reports' metrics, got 'f1'"),
+        ([cross_validated(networks[1], X, y, others)], {}, "of the same folds"),
+        ([cross_validated(networks[1], X, y, folds, per_class=True)] * 2, {}, "one value per fold, 'accuracy' has 6"),
+        ([reports[0]] * 2, {}, "At least 2 schemes"),
+    ):
+        some = [*reports, *reports_][-2:]
+        with pytest.raises(ValueError, match=said):
+            SchemeComparison.from_skore(SimpleNamespace(reports_=dict(zip("ab", some, strict=True))), **options)
+    with pytest.raises(ValueError, match=r"must be a skore\.ComparisonReport"):
+        SchemeComparison.from_skore({"a": 1})
+
+
+def test_skores_own_report_is_compared():
+    skore = pytest.importorskip("skore")  # 0.28
+    X, y = make_classification(n_samples=90, random_state=0)
+    networks = {
+        "without": BNMLPClassifier((4,), max_iter=5, n_ensemble=1, random_state=0, l2_targets="none"),
+        "with": BNMLPClassifier((4,), max_iter=5, n_ensemble=1, random_state=0),
+    }
+    reports = {name: skore.CrossValidationReport(net, X, y, splitter=3) for name, net in networks.items()}
+    found = SchemeComparison.from_skore(skore.ComparisonReport(reports))
+    expected = {name: cross_val_score(net, X, y, cv=3) for name, net in networks.items()}
+    np.testing.assert_allclose(found.differences("bn+l2", "bn"), expected["with"] - expected["without"])
