@@ -229,7 +229,7 @@ def row_values(net, work, which):
 
 
 @numba.njit(**INSIDE)
-def is_piecewise(net):
+def activates_at_once(net):
     """Tell whether hidden activations are linear outputs or zero, which their product writes at once.
 
     Then a layer needs no pass for its activation.

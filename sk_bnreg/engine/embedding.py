@@ -139,8 +139,7 @@ class EmbeddingPass:
         self.first, self.weight = self.parameters.flatten(0, 1).split([2, SIZE], dim=2)  # (M*E, F, .)
         self.used.affine[:, 0] = x.flatten(0, 1)
         torch.cos(torch.bmm(self.first, self.used.affine, out=self.used.argument), out=self.used.value)
-        if len(self.lines):
-            self.used.value[self.lines] = self.used.argument[self.lines].clamp(0, 1)
+        self.used.value[self.lines] = self.used.argument[self.lines].clamp(0, 1)
         return torch.bmm(self.weight.mT, self.used.value).view(n_members, -1, n_rows)
 
     def backward(self, delta: Tensor) -> None:

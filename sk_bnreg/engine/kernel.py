@@ -14,13 +14,13 @@ import numpy as np
 from sk_bnreg.engine.buffers import (
     COMPILED_SOLVERS,
     Team,
+    activates_at_once,
     biases,
     clear,
     flipped_inputs,
     gammas,
     gradient,
     inputs,
-    is_piecewise,
     linear,
     row_values,
     running,
@@ -164,7 +164,7 @@ def evaluate(net, data, member, rows, n_at_once, work, outputs):
         for layer in range(last + 1):
             n_out = net.layers[layer].n_out
             connect(net, member.theta, work, layer, 0, n_out, n)
-            if layer < last and not is_piecewise(net):
+            if layer < last and not activates_at_once(net):
                 scales, shifts = unit_values(net, work, layer, 2), unit_values(net, work, layer, 3)
                 z, a = linear(net, work, layer), inputs(net, work, layer + 1)
                 activate(net.facts[0].activation, z, scales, shifts, a, 0, n_out, n)
@@ -232,7 +232,7 @@ def connect(net, theta, work, layer, start, stop, n):
     outputs, shift = linear(net, work, layer), biases(net, theta, layer)
     if hidden and facts.normalised:  # its shift comes after the normalisation
         shift = block(work, facts.zeros_at, 1, facts.widest)[0]
-    if hidden and is_piecewise(net):
+    if hidden and activates_at_once(net):
         outputs = inputs(net, work, layer + 1)
         least = 0.0 if facts.activation == RELU else LEAST
     n_in = net.layers[layer].n_in
@@ -265,7 +265,7 @@ def forward(net, member, work, n, key, momentum, team):
                 past = min(unit + UNITS, stop)
                 if facts.normalised:
                     normalise(net, member, work, layer, z, share, momentum, unit, past, n)
-                if not is_piecewise(net):
+                if not activates_at_once(net):
                     activate(facts.activation, z, scales, shifts, a, unit, past, n)
                 if member.n_kept < 2**16:  # otherwise all units are kept
                     drop(a, key, member.n_kept, net.layers[layer].unit_at, facts.n_units, unit, past, n)

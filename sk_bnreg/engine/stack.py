@@ -178,8 +178,8 @@ class StackedMLP(nn.Module):
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that members have of their own, one row per member."""
-        own = ("running_mean", "running_var", "piecewise")
-        return {"theta": self.theta.data, **{name: getattr(self, name) for name in own}}
+        statistics = {"running_mean": self.running_mean, "running_var": self.running_var}
+        return {"theta": self.theta.data, **statistics, "piecewise": self.piecewise}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take a `state`, whose rows become the members."""

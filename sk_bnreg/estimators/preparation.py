@@ -147,10 +147,10 @@ def make_task(
     structure = _structure(network, table, len(train[0].index), embedded)
     starts = _embedding_starts(network, table, index, weight, embedded)
     # batch size and batches per epoch, the last two, may change with the rows
-    if resumed is not None and (structure[:-2], _piecewise(starts)) != (
-        network.structure_[:-2],
-        _piecewise([member.embedding for member in resumed.members]),
-    ):
+    piecewise = [[isinstance(start, np.ndarray)] for start in starts]
+    if resumed is not None and (structure[:-2], piecewise) != (
+        network.structure_[:-2], resumed.module_.piecewise.tolist()
+    ):  # fmt: skip
         raise ValueError(
             "warm_start and partial_fit go on with the network as it is: of its parameters only dropout, l2, "
             "l2_targets, l2_mode, learning_rate, learning_rate_init and those of the stopping rule may change."
@@ -414,11 +414,6 @@ def _structure(network: Any, table: Table, n_rows: int, embedded: tuple[int, ...
         batch_size=-1 if n_batches == 1 else size,
         n_batches=n_batches,
     )
-
-
-def _piecewise(starts: Sequence[float | NDArray[np.float64]]) -> list[bool]:
-    """Tell of each network whether its embeddings are piecewise-linear."""
-    return [isinstance(start, np.ndarray) for start in starts]
 
 
 def _embedding_starts(

@@ -236,8 +236,10 @@ def _checked(
             raise ValueError(f"rope must be greater than 0, got {ropes[name]}.")
     if not ropes or len(ropes) < len(_listed(scoring)):
         raise ValueError(f"scoring must name at least one score, and each once, got {scoring!r}.")
-    # with one class every scheme is perfect, and every difference 0
     values = np.asarray(y)
+    if pd.isna(values).any():
+        raise ValueError("y must not have missing values: leave their rows out of X and y.")
+    # with one class every scheme is perfect, and every difference 0
     if (values == values[:1]).all():
         raise ValueError("y must have at least 2 different values for schemes to be compared.")
     return found, ropes

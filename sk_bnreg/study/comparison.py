@@ -155,8 +155,15 @@ class SchemeComparison:
             # with repeats the splitter knows the folds of one
             test_ratio = 1 / (getattr(splitter, "cvargs", {}).get("n_splits", search.n_splits_) - 1)
         frame, schemes, caveat = best_of_schemes(candidates)
-        rope, best = default_rope(scoring) if rope is None else rope, getattr(search, "best_estimator_", None)
-        return cls(frame, schemes, metric, rope, test_ratio, best_estimator_=best, caveat=caveat)
+        return cls(
+            frame,
+            schemes,
+            metric,
+            default_rope(scoring) if rope is None else rope,
+            test_ratio,
+            best_estimator_=getattr(search, "best_estimator_", None),
+            caveat=caveat,
+        )
 
     @classmethod
     def from_skore(cls, report: Any, *, metric: str | None = None, rope: float | None = None) -> "SchemeComparison":

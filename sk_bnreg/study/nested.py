@@ -326,9 +326,9 @@ class NestedStudy:
         """Return what is a network's own in the estimator's ensemble, that the means be those of the estimator."""
         if self.n_networks == 1:
             return {}
-        own = {name: getattr(self.network, name) for name in ("numeric_embedding", "frequency_init_scale")}
-        asked = {name: self.schemes[scheme].get(name, value) for name, value in own.items()}
-        return embeddings_in_turn(**asked, number=number % self.n_networks)
+        asked = {**vars(self.network), **self.schemes[scheme]}
+        number %= self.n_networks
+        return embeddings_in_turn(asked["numeric_embedding"], asked["frequency_init_scale"], number)
 
     def _settings(self, scheme: str, place: Place) -> list[dict[str, float]]:
         return self.candidates.settings(self.random_state(scheme, place, SETTINGS))

@@ -102,6 +102,31 @@ PROBLEMS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(("dtype", "largest"), [("float32", 2e-7), ("float64", 4e-16)])
+def test_cosines_equal_numpys(dtype, largest):
+    """Up to some thousand periods; nan goes through, and of a huge number nothing is larger than 1 but by rounding."""
+    import numba
+
+    from sk_bnreg.engine.elementary import cos_sin
+
+    @numba.njit
+    def both(x, cosines, sines):
+        for i in range(len(x)):
+            cosines[i], sines[i] = cos_sin(x[i])
+
+    x = np.concatenate([np.linspace(-7, 7, 1001), np.random.default_rng(0).normal(0, 5000, 1000)]).astype(dtype)
+    huge = np.array([1e30, -1e30, np.nan, 0.0], dtype)
+    for function, own in ((np.cos, 0), (np.sin, 1)):
+        found = np.empty((2, len(x)), dtype)
+        both(x, *found)
+        assert abs(found[own] - function(x.astype(np.float64))).max() < largest
+        found = np.empty((2, 4), dtype)
+        both(huge, *found)
+        assert np.isnan(found[own, 2])
+        assert abs(found[own, :2]).max() < 1 + 1e-6
+        assert found[own, 3] == function(0.0)
+
+
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_epochs_equal_torchs(problem, torch_alone):
     params, losses, forms, weighted = PROBLEMS[problem]

@@ -175,3 +175,12 @@ def test_samplers_of_imbalanced_learn_resample_training_rows_alone(first, words)
     study = compare_schemes(pipeline, X, y, **FAST)
     assert set(study.frame["n_test"]) == {60}
     assert len(study.best_estimator_.predict(X)) == 120
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_a_target_with_gaps_is_refused_in_one_sentence(missing):
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    y = pd.Series(["a", "b"] * 20, dtype=object)
+    y[3] = missing
+    with pytest.raises(ValueError, match=r"y must not have missing values"):
+        compare_schemes(BNMLPClassifier(), X, y)
