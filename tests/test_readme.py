@@ -26,7 +26,7 @@ def test_two_commands_within_the_first_60_lines():
     head = README.splitlines()[:60]
     assert [line for line in head if line.startswith("pip install")] == [
         'pip install -c constraints.txt ".[study]" && sk-bnreg compare',
-        'pip install -c constraints.txt -e ".[dev]" && pytest -n 2',
+        'pip install -U pip && pip install -c constraints.txt -e ".[all]" --group dev && pytest -n 2',
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 CACHE_LINE = 64  # bytes
@@ -101,11 +102,12 @@ def threads_left_to_workers() -> Iterator[None]:
 class Workers:
     """A context with as many threads as torch may use; they change nothing outside themselves.
 
+    They are no more than the cores that a container or a batch job gives to the process, which torch doesn't know.
     They are made for one training and end with it, so that a process can fork at any other time.
     """
 
     def __enter__(self) -> "Workers":
-        self.n_threads = getattr(_left, "n_threads", None) or torch.get_num_threads()
+        self.n_threads = min(getattr(_left, "n_threads", None) or torch.get_num_threads(), cpu_count())
         self.rooms = [Room() for _ in range(self.n_threads)]
         self.stop = np.zeros(1, np.int64)
         # numbers below 1e-38 are 0 in these threads: arithmetic with them is a hundred times slower

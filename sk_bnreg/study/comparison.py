@@ -45,7 +45,7 @@ class Answer:
         return f"{subject} {c.verb} given {given}{c.hint} {c.figures}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SchemeComparison:
     """What schemes scored on the same folds, and what follows from it.
 
@@ -105,6 +105,9 @@ class SchemeComparison:
     def __post_init__(self) -> None:
         if not self.rope > 0:
             raise ValueError(f"rope must be greater than 0, got {self.rope}.")
+
+    def __repr__(self) -> str:
+        return f"SchemeComparison({', '.join(self.schemes)}: {self.metric} on {self.n_folds} folds)"
 
     @classmethod
     def from_cv_results(

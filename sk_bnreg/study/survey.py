@@ -123,7 +123,7 @@ class SurveyAnswer:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Survey:
     """What a study found on many tables.
 
@@ -147,6 +147,9 @@ class Survey:
     skipped: dict[str, str]
     n_networks: int = 1
     metric: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Survey({self.frame['table'].nunique()} tables, {len(self.schemes)} schemes)"
 
     @property
     def single(self) -> "Survey":

@@ -1,5 +1,7 @@
 """``sk-bnreg survey``: every table of a folder, for means of networks and single ones, by every score."""
 
+import os
+
 import pandas as pd
 import pytest
 from sklearn.datasets import load_diabetes
@@ -58,3 +60,17 @@ def test_a_folder_without_tables_ends_in_one_sentence(tmp_path, call):
     done = call(tmp_path, "--out", tmp_path / "out", command="survey")
     assert done.returncode == 2
     assert "could be used: there is no file of a table." in words(done.stderr)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone binds a process to cores")
+def test_tables_at_a_time_are_the_cores_that_this_process_may_use(folder, call, monkeypatch):
+    at_a_time = []
+    monkeypatch.setattr("sk_bnreg.study.survey.survey", lambda *_, n_jobs, **__: at_a_time.append(n_jobs) or 1 / 0)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        with pytest.raises(ZeroDivisionError):
+            call(folder, "--out", folder / "out", command="survey")
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert at_a_time == [1]

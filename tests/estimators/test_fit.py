@@ -20,6 +20,7 @@ from skorch.callbacks import Callback, EpochTimer
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, fit_stack
 from sk_bnreg.engine.compiled import DIVISIBLE
 from sk_bnreg.engine.rows import feature_quantiles
+from sk_bnreg.engine.workers import Workers
 
 
 def twelve_different_classifiers(**shared):
@@ -68,8 +69,9 @@ def largest_difference(one, other, X):
 
 
 @pytest.fixture
-def threads():
-    """Return a function that sets how many threads torch, and so the engine, may use."""
+def threads(monkeypatch):
+    """Return a function that sets how many threads torch, and so the engine, may use, whatever cores there are."""
+    monkeypatch.setattr("sk_bnreg.engine.workers.cpu_count", lambda: 8)
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -150,6 +152,12 @@ def test_a_team_of_threads_trains_a_wide_network_to_the_same_bits(threads):
         assert net.net_.module_.theta.numel() * 300 > DIVISIBLE
         assert torch.equal(net.net_.module_.theta, nets[1].net_.module_.theta)
         assert torch.equal(net.net_.module_.running_var, nets[1].net_.module_.running_var)
+
+
+def test_no_more_threads_than_a_container_or_batch_job_gives_cores(monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # joblib reads affinities and quotas of containers too
+    with Workers() as workers:
+        assert (workers.n_threads, len(workers.rooms)) == (1, 1)
 
 
 def test_fits_of_two_threads_overlap_and_change_nothing_outside(classes):

@@ -1,7 +1,7 @@
 """The pages in a real browser: accessible, alone with themselves, and not too wide for a phone.
 
 pytest -m browser, with Chromium and its driver (apt-get install chromium chromium-driver), selenium
-(pip install selenium) and axe-core (npm install axe-core, run from the folder that holds node_modules, or
+(pip install --group browser) and axe-core (npm install axe-core, run from the folder that holds node_modules, or
 AXE_CORE=path/to/axe.min.js).
 """
 
