@@ -12,13 +12,14 @@ HOUSE = {
     "engine": "embedding normalisation roles functions dropout stack training_pass rows solvers net workers training "
     "simd elementary passes buffers kernel compiled tasks",
     "estimators": "targets preparation base networks fit_stack pipelines",
+    "export": "model_file onnx_graph",
     "search": "evaluation predictions ensemble grid space trials worker tuning",
     "stats": "folds looks tables",
     "theory": "rotation diagnosis reproduce",
     "report": "results displays diagnosis_displays survey_displays pages",
     "study": "warned schemes candidates held_out plan tried comparison nested store spread run compare files tables "
     "survey",
-    "cli": "runner answers compare rescore tune predict survey reproduce main",
+    "cli": "runner answers compare rescore tune predict export survey reproduce main",
 }
 ORDER = ["borrowed", *(f"{folder}.{file}" for folder, files in HOUSE.items() for file in files.split())]
 PACKAGE = Path(sk_bnreg.__file__).parent
@@ -61,6 +62,9 @@ def test_importing_adds_nothing_that_only_the_study_needs():
         "pyarrow",
         "statsmodels",
         "scikit_posthocs",
+        "onnx",
+        "safetensors",
+        "skops",
     }
     assert not added & needed
 

@@ -53,7 +53,7 @@ def compare(
     ] = 1,
     dask: Dask = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for report.html, results.parquet and best_estimator.joblib.")
+        Path | None, typer.Option(help="Folder for report.html, results.parquet and best_estimator.safetensors.")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="At most 2,000 rows; 5 outer and 2 inner folds, 4 candidates, 8 seeds.")
@@ -148,8 +148,11 @@ def _tell(runner: Runner, comparison: "SchemeComparison") -> None:
         say(f"Seeds have at most {100 * share:.0f} % of the variance of an answer's mean difference.")
     say(f"{comparison.n_fits:,} network fits stand behind these scores.")
     if out:
+        from sk_bnreg.export.model_file import save_model
+
         runner.report(comparison)
+        save_model(comparison.best_estimator_, runner.model_path)
         say(
-            f"\nSaved {out}/report.html, {out}/results.parquet and {out}/best_estimator.joblib: "
+            f"\nSaved {out}/report.html, {out}/results.parquet and {runner.model_path}: "
             f"{comparison.best_scheme}, {networks(comparison.n_networks)}."
         )

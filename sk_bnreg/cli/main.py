@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from sk_bnreg.cli.compare import compare
+from sk_bnreg.cli.export import export
 from sk_bnreg.cli.predict import predict
 from sk_bnreg.cli.reproduce import reproduce
 from sk_bnreg.cli.rescore import rescore
@@ -37,7 +38,8 @@ _EXAMPLES: dict[Callable[..., None], str] = {
     compare: "compare customers.csv --target churn --out churn",
     rescore: "rescore churn --scoring roc_auc",
     tune: "tune customers.csv --target churn --trials 40 --ensemble --out tuned",
-    predict: "predict churn/best_estimator.joblib new.csv --out predictions.csv",
+    predict: "predict churn/best_estimator.safetensors new.csv --out predictions.csv",
+    export: "export churn/best_estimator.safetensors churn.onnx",
     survey: "survey tables --out survey",
     reproduce: "reproduce",
 }
@@ -56,7 +58,8 @@ def main() -> None:
     # anything else is a bug of ours, and needs its traceback
     except (ValueError, OSError, ModuleNotFoundError) as error:
         # the estimators need none of the extras, so only a command can find one missing
-        extras = "dask" if getattr(error, "name", "") in ("dask", "distributed") else "study,optuna"
+        of = {"dask": "dask", "distributed": "dask", "onnx": "onnx", "skl2onnx": "onnx"}
+        extras = of.get(getattr(error, "name", None) or "", "study,optuna")
         remedy = f". pip install 'sk_bnreg[{extras}]'" if isinstance(error, ModuleNotFoundError) else ""
         Console(stderr=True, style="red", markup=False, highlight=False).print(f"{error}{remedy}")
         raise SystemExit(2) from None

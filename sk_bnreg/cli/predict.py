@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,12 +10,17 @@ from sk_bnreg.cli.runner import Runner
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="best_estimator.joblib of compare or tune. Open only files you trust.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="best_estimator.safetensors of compare or tune, which runs no code, or a .joblib file, which may: "
+            "open those that you trust."
+        ),
+    ],
     table: Annotated[Path, typer.Argument(help="A file with the columns of the training table; others are left out.")],
     out: Annotated[Path | None, typer.Option(help="A .csv file to write. [default: printed]")] = None,
 ) -> None:
     """Write what a model predicts for each row of a table, and of classes their probabilities."""
-    import joblib
     import pandas as pd
     from sklearn.base import is_classifier
 
@@ -23,7 +28,7 @@ def predict(
 
     if not model.is_file() or not table.is_file():
         raise ValueError(f"There is no file {str(table if model.is_file() else model)!r}.")
-    fitted = joblib.load(model)
+    fitted = open_model(model)
     names = [str(name) for name in fitted.feature_names_in_]
     frame, notes = read_frame(table, names)
     lacking = [name for name in names if name not in frame]
@@ -40,3 +45,14 @@ def predict(
     found.to_csv(out, index=False)
     told = f" ({'; '.join(notes)})" if notes else ""
     Runner().say(f"Saved {out}: {len(found):,} predictions for {table.name}{told}.")
+
+
+def open_model(path: Path) -> Any:
+    """Return the estimator in a file of `save_model` or joblib."""
+    if path.suffix == ".joblib":
+        import joblib
+
+        return joblib.load(path)
+    from sk_bnreg.export.model_file import load_model
+
+    return load_model(path)

@@ -225,7 +225,7 @@ class Runner:
         Parameters
         ----------
         comparison : SchemeComparison
-            Its best estimator has been saved there as ``best_estimator.joblib``.
+            Its best estimator is at `model_path`.
         """
         assert self.out is not None  # callers ask before
         comparison.report(
@@ -234,8 +234,14 @@ class Runner:
             task=self.table.task,
             target=self.table.target,
             command=command_line(),
-            model=str(self.out / "best_estimator.joblib"),
+            model=str(self.model_path),
         )
+
+    @property
+    def model_path(self) -> Path:
+        """Where the best model is written."""
+        assert self.out is not None  # callers ask before
+        return self.out / "best_estimator.safetensors"
 
 
 def listed(text: str) -> list[str]:

@@ -37,7 +37,7 @@ def tune(
     heartbeat: Annotated[float, typer.Option(help="Seconds between a worker's signs of life.")] = 10.0,
     seed: Annotated[int, typer.Option(help="Determines folds, suggestions and networks.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes here.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder for report.html and best_estimator.joblib.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.html and best_estimator.safetensors.")] = None,
 ) -> None:
     """Tune a network on a table with Optuna. Started again, or elsewhere with the same storage, it goes on."""
     from optuna import logging
@@ -110,8 +110,7 @@ def _pruner(name: str) -> Any:
 
 def _tell(runner: Runner, search: Any, rope: float) -> None:
     """Print what was found; save the best model, and a report if there are schemes to compare."""
-    import joblib
-
+    from sk_bnreg.export.model_file import save_model
     from sk_bnreg.study.comparison import SchemeComparison
     from sk_bnreg.study.held_out import metric_name
     from sk_bnreg.study.schemes import scheme_name
@@ -136,13 +135,13 @@ def _tell(runner: Runner, search: Any, rope: float) -> None:
         )
     if not out:
         return
-    joblib.dump(best, out / "best_estimator.joblib")
+    save_model(best, runner.model_path)
     # every search space has these two, and no strength of 0
     complete = [trial.params for trial in search.study_.trials if trial.state.name == "COMPLETE"]
     tried = {scheme_name(params[f"{prefix}batch_norm"], params[f"{prefix}l2_targets"]) for params in complete}
     if len(tried) == 1:
         say(
-            f"\nSaved {out}/best_estimator.joblib, and no report: it would compare schemes, and the study has complete "
+            f"\nSaved {runner.model_path}, and no report: it would compare schemes, and the study has complete "
             f"trials of {tried.pop()!r} alone. With more --trials it goes on."
         )
         return
@@ -150,4 +149,4 @@ def _tell(runner: Runner, search: Any, rope: float) -> None:
         search.study_, estimator=search.estimator, rope=rope, metric=metric, best_estimator=best
     )
     runner.report(replace(comparison, diagnosis=diagnose(best, runner.table.X)))
-    say(f"\nSaved {out}/report.html and {out}/best_estimator.joblib.")
+    say(f"\nSaved {out}/report.html and {runner.model_path}.")

@@ -151,24 +151,46 @@ class StackedNet(NeuralNet):
             return self
         params = self.get_params(deep=False)
         params.update(members=[self.members[m] for m in members], module__n_members=len(members))
-        net = NeuralNet.initialize(StackedNet(**params))  # without drawing weights that are replaced
-        net.records_ = [self.records_[m] for m in members]
-        net.generators_ = [self.generators_[m] for m in members]
-        net.set_members(
-            {name: value[list(members)] for name, value in self.member_state().items()}, range(len(members))
+        return StackedNet(**params).restore(
+            {name: value[list(members)] for name, value in self.member_state().items()},
+            [self.records_[m] for m in members],
+            [self.generators_[m] for m in members],
+            self.history[:, "dur"],
         )
-        net.module_.n_steps = max(record.n_steps[record.best_iter - 1] for record in net.records_)
-        net.optimizer_.set_clock(net.module_.n_steps - net.records_[0].n_steps_before)
-        net.history, net.least_ = History(), {}
-        for epoch in range(max(len(record.train_loss) for record in net.records_)):
-            net.history.new_epoch()
-            net.history.record("epoch", epoch + 1)
-            net.history.record("dur", self.history[epoch, "dur"])
-            net.record_mean("train_loss", [r.train_loss[epoch] for r in net.records_ if epoch < len(r.train_loss)])
-            valid = [r.valid_loss[epoch] for r in net.records_ if epoch < len(r.valid_loss)]
+
+    def restore(
+        self,
+        state: dict[str, Tensor],
+        records: list[Record],
+        generators: list[torch.Generator],
+        seconds: Sequence[float],
+    ) -> "StackedNet":
+        """Build the net, untrained as it is, with what the members of another had.
+
+        Parameters
+        ----------
+        state : dict of str to Tensor
+            As of `member_state`; without a solver's moments, those begin at 0.
+        records, generators : list
+            Of each member.
+        seconds : sequence of float
+            That each epoch took.
+        """
+        NeuralNet.initialize(self)  # without drawing weights that are replaced
+        self.records_, self.generators_ = records, generators
+        self.set_members({**self.optimizer_.member_state(), **state}, range(len(self.members)))
+        self.module_.n_steps = max(record.n_steps[record.best_iter - 1] for record in records)
+        self.optimizer_.set_clock(self.module_.n_steps - records[0].n_steps_before)
+        self.history, self.least_ = History(), {}
+        for epoch in range(max(len(record.train_loss) for record in records)):
+            self.history.new_epoch()
+            self.history.record("epoch", epoch + 1)
+            self.history.record("dur", seconds[epoch])
+            self.record_mean("train_loss", [r.train_loss[epoch] for r in records if epoch < len(r.train_loss)])
+            valid = [r.valid_loss[epoch] for r in records if epoch < len(r.valid_loss)]
             if valid:
-                net.record_mean("valid_loss", valid)
-        return net
+                self.record_mean("valid_loss", valid)
+        return self
 
     def snapshot(self) -> "StackedNet":
         """Return a net for prediction with the weights of the members now in training."""

@@ -167,7 +167,7 @@ def _run(tasks: Mapping[Place, Task], part: Sequence[Place]) -> Run[Any]:
     first = tasks[part[0]]
     members = [member for place in part for member in tasks[place].members]
     if first.net is None:
-        net = _make_net(first, members)
+        net = make_net(first.structure, members, first.callbacks, int(first.verbose)).initialize()
     else:
         net = first.net.resume(
             members,
@@ -188,9 +188,8 @@ def _run(tasks: Mapping[Place, Task], part: Sequence[Place]) -> Run[Any]:
     )
 
 
-def _make_net(task: Task, members: list[Member]) -> StackedNet:
-    """Build the net of a stack whose members share the task's structure."""
-    s = task.structure
+def make_net(s: Structure, members: list[Member], callbacks: Sequence[Any] = (), verbose: int = 0) -> StackedNet:
+    """Return a net of members of this structure, not initialized."""
     net = StackedNet(
         StackedMLP,
         StackedLoss,
@@ -198,8 +197,8 @@ def _make_net(task: Task, members: list[Member]) -> StackedNet:
         optimizer=SOLVERS[s.solver],
         batch_size=s.batch_size,
         device=s.device,
-        verbose=int(task.verbose),
-        callbacks=task.callbacks or None,
+        verbose=verbose,
+        callbacks=list(callbacks) or None,
         module__n_members=len(members),
         module__n_features=s.n_features,
         module__embedded=s.embedded,
@@ -211,5 +210,4 @@ def _make_net(task: Task, members: list[Member]) -> StackedNet:
         module__dtype=s.dtype,
         criterion__kind=s.loss,
     )
-    net.set_params(**{f"optimizer__{name}": value for name, value in s.constants})
-    return net.initialize()
+    return net.set_params(**{f"optimizer__{name}": value for name, value in s.constants})

@@ -145,6 +145,46 @@ def _with_network(estimator: Any, network: Any) -> Any:
     return joined
 
 
+def emptied(estimator: Any) -> Any:
+    """Return a fitted estimator with nothing at its end, where its network was; `filled` puts one back.
+
+    Raises
+    ------
+    ValueError
+        If it is no network, and no pipeline or TransformedTargetRegressor that ends in one.
+    """
+    if isinstance(estimator, BaseBNMLP):
+        return None
+    if not isinstance(estimator, Pipeline | TransformedTargetRegressor):
+        raise ValueError(
+            "estimator must be a network, or a Pipeline or TransformedTargetRegressor that ends in one, got "
+            f"{type(estimator).__name__}; of a search, take its best_estimator_."
+        )
+    name, inner = _inside(estimator)
+    empty = copy.copy(estimator)
+    if isinstance(estimator, Pipeline):
+        empty.steps = [*estimator.steps[:-1], (name, emptied(inner))]
+    else:
+        empty.regressor, empty.regressor_ = None, emptied(inner)
+    return empty
+
+
+def filled(estimator: Any, network: Any) -> Any:
+    """Return what `emptied` left with a fitted network at its end."""
+    if estimator is None:
+        return network
+    name, inner = _inside(estimator)
+    full = copy.copy(estimator)
+    if isinstance(estimator, Pipeline):
+        full.steps = [*estimator.steps[:-1], (name, filled(inner, network))]
+    elif isinstance(estimator, TransformedTargetRegressor):
+        full.regressor_ = filled(inner, network)
+        full.regressor = clone(full.regressor_)
+    else:
+        raise ValueError(f"a {type(estimator).__name__} has no place for a network")
+    return full
+
+
 def _transform_once(estimator: Any) -> None:
     _, inner = _inside(estimator)
     if inner is None:

@@ -39,14 +39,23 @@ class ClassTarget:
         if kind not in ("binary", "multiclass", "multilabel-indicator"):
             check_classification_targets(y)
             raise ValueError("y must have one column or be 0/1 labels, got several columns of classes.")
-        self.multilabel = kind == "multilabel-indicator"
-        own = np.arange(y.shape[1]) if self.multilabel else np.unique(y)
-        self.classes = own if classes is None else np.asarray(classes)
-        self.stratified = not self.multilabel
+        multilabel = kind == "multilabel-indicator"
+        own = np.arange(y.shape[1]) if multilabel else np.unique(y)
+        self._settle(own if classes is None else np.asarray(classes), multilabel)
+
+    @classmethod
+    def of(cls, classes: NDArray[Any], multilabel: bool) -> "ClassTarget":
+        """Return what was learned from a target with these classes."""
+        self = cls.__new__(cls)
+        self._settle(classes, multilabel)
+        return self
+
+    def _settle(self, classes: NDArray[Any], multilabel: bool) -> None:
+        self.classes, self.multilabel, self.stratified = classes, multilabel, not multilabel
         # two classes need one logit, as in scikit-learn's MLP: a second would be penalised for the same function
-        one_logit = len(self.classes) <= 2 and not self.multilabel
-        self.loss = "binary" if self.multilabel or one_logit else "multiclass"
-        self.n_outputs = 1 if one_logit else len(self.classes)
+        one_logit = len(classes) <= 2 and not multilabel
+        self.loss = "binary" if multilabel or one_logit else "multiclass"
+        self.n_outputs = 1 if one_logit else len(classes)
 
     def go_on(self) -> None:
         """Do nothing: classes are those of the first fit."""
@@ -118,6 +127,13 @@ class NumberTarget:
         constant = scale <= 10 * np.finfo(float).eps * np.abs(self.mean)
         # scale 0 predicts the mean; in a partial_fit other values may come
         self.scale = np.where(constant, 0.0 if final else 1.0, scale)
+
+    @classmethod
+    def of(cls, mean: NDArray[np.float64], scale: NDArray[np.float64], single: bool) -> "NumberTarget":
+        """Return what was learned from targets with this mean and scale."""
+        self = cls.__new__(cls)
+        self.mean, self.scale, self.single, self.n_outputs = mean, scale, single, len(mean)
+        return self
 
     def go_on(self) -> None:
         """Expect other values after a constant target, of which predictions must be able to leave the mean."""

@@ -7,7 +7,9 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.datasets import load_wine
 
+from sk_bnreg import load_model, save_model
 from sk_bnreg.cli.runner import without_password
 from sk_bnreg.study.tables import BUILT_IN, network_pipeline, read_table
 
@@ -25,7 +27,7 @@ def test_tune_of_one_scheme_saves_the_model_and_says_why_there_is_no_report(tmp_
     said = " ".join(done.stdout.split())
     assert re.search("no report: it would compare schemes, and the study has complete trials of '[^']+' alone", said)
     assert "To look around in the study: optuna-dashboard" in said
-    assert {path.name for path in tmp_path.iterdir()} >= {"best_estimator.joblib", "study.journal"}
+    assert {path.name for path in tmp_path.iterdir()} >= {"best_estimator.safetensors", "study.journal"}
     assert not (tmp_path / "report.html").exists()
 
 
@@ -35,6 +37,7 @@ def test_a_saved_model_predicts_a_table(tmp_path, call):
     model = network_pipeline("classification").set_params(bnmlpclassifier__max_iter=2, bnmlpclassifier__random_state=0)
     X = table[["a", "b", "city"]]
     joblib.dump(model.fit(X, table["label"]), tmp_path / "model.joblib")
+    save_model(model, tmp_path / "model.safetensors")
     table[["city", "label", "b", "a"]].to_csv(tmp_path / "new.csv", sep=";", index=False)  # in another order
     done = call(tmp_path / "model.joblib", tmp_path / "new.csv", "--out", tmp_path / "p.csv", command="predict")
     assert done.returncode == 0, done.stderr
@@ -42,12 +45,29 @@ def test_a_saved_model_predicts_a_table(tmp_path, call):
     assert found["prediction"].tolist() == model.predict(X).tolist()
     assert list(found) == ["prediction", "probability of no", "probability of yes"]
     np.testing.assert_allclose(found.iloc[:, 1:], model.predict_proba(X), atol=1e-7)
-    printed = call(tmp_path / "model.joblib", tmp_path / "new.csv", command="predict").stdout
+    printed = call(tmp_path / "model.safetensors", tmp_path / "new.csv", command="predict").stdout
     assert printed == (tmp_path / "p.csv").read_text()
     table[["a", "label"]].to_csv(tmp_path / "less.csv", index=False)
     done = call(tmp_path / "model.joblib", tmp_path / "less.csv", command="predict")
     assert done.returncode == 2
     assert "needs columns ['b', 'city'], which less.csv lacks" in " ".join(done.stderr.split())
+    (tmp_path / "broken.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-9])
+    done = call(tmp_path / "broken.safetensors", tmp_path / "new.csv", command="predict")
+    assert done.returncode == 2
+    assert "is no model file of save_model, or a damaged one" in " ".join(done.stderr.split())
+
+
+def test_a_saved_model_is_exported(tmp_path, call):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    X, y = load_wine(return_X_y=True, as_frame=True)
+    model = network_pipeline("classification").set_params(bnmlpclassifier__max_iter=2, bnmlpclassifier__random_state=0)
+    save_model(model.fit(X, y), tmp_path / "m.safetensors")
+    done = call(tmp_path / "m.safetensors", tmp_path / "m.onnx", command="export")
+    assert done.returncode == 0, done.stderr
+    assert f"from {', '.join(X)} to label and probabilities, opset 18." in " ".join(done.stdout.split())
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    _, probability = session.run(None, {name: X[[name]].to_numpy(np.float64) for name in X})
+    np.testing.assert_allclose(probability, model.predict_proba(X), atol=1e-5)
 
 
 def test_the_version_is_told(call):
@@ -73,7 +93,7 @@ def test_tune_saves_an_ensemble_of_the_trials_that_it_names(tmp_path, call):
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("ensemble of")]
     named = [int(n) for n in re.findall(r"\d+ \((\d+)\)", done.stdout)]
-    network = joblib.load(tmp_path / "best_estimator.joblib")[-1]
+    network = load_model(tmp_path / "best_estimator.safetensors")[-1]
     assert len(network.members) == len(network.nets_) == sum(named) == int(line.split()[2])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"the mean of {len(network.members)} networks with the parameters of several trials" in page

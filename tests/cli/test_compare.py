@@ -6,7 +6,6 @@ import re
 import signal
 import warnings
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +15,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 
-from sk_bnreg import SchemeComparison
+from sk_bnreg import SchemeComparison, load_model
 from sk_bnreg.stats.folds import WORDS, contrast
 from sk_bnreg.study.schemes import QUESTIONS
 
@@ -60,12 +59,12 @@ def test_a_mixed_table_as_it_comes_and_what_is_saved(mixed, call, monkeypatch):
     n_fits = results.drop_duplicates(["fold", "elapsed"])["n_fits"].sum()
     assert "1 repeat of the folds, 8 seeds: as many as were asked for. Seeds have at most" in said
     assert f"{n_fits} network fits stand behind these scores" in said
-    model = joblib.load(mixed / "out" / "best_estimator.joblib")
+    model = load_model(mixed / "out" / "best_estimator.safetensors")
     frame = pd.read_csv(mixed / "mixed.csv")
     assert model.score(frame.drop(columns="label"), frame["label"]) > 0.8
     assert len(model[-1].net_.members) == 8
     best = SchemeComparison.load(mixed / "out").best_scheme
-    assert f"best_estimator.joblib: {best}, the mean of 8 networks." in said
+    assert f"best_estimator.safetensors: {best}, the mean of 8 networks." in said
     page = (mixed / "out" / "report.html").read_text()
     means = results[results["n_networks"] == 8].groupby(["metric", "scheme"])["score"].mean()["accuracy"]
     assert all(f"{score:.4f}" in page for score in means)
@@ -238,23 +237,24 @@ def test_rescore_by_a_score_of_the_study_says_what_the_study_said(finished, call
     assert wide.stdout.count("is redundant given") == len(ASKED)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["out", "--scoring", "neg_log_loss"], "rope must be given for scoring='neg_log_loss'"),
-        (["out", "--scoring", "acuracy"], "scoring must be a score in"),
+def test_what_cannot_be_rescored_ends_in_one_sentence(finished, call):
+    for folder, *arguments, message in (
+        ("out", "--scoring", "neg_log_loss", "rope must be given for scoring='neg_log_loss'"),
+        ("out", "--scoring", "acuracy", "scoring must be a score in"),
         (
-            ["out", "--scoring", "neg_max_error", "--rope", 1],
+            "out",
+            "--scoring",
+            "neg_max_error",
+            "--rope",
+            1,
             "The score 'neg_max_error' is not defined for this target: ",
         ),
-        (["nowhere", "--scoring", "roc_auc"], "nowhere' holds no finished comparison: results.parquet is not there."),
-    ],
-)
-def test_what_cannot_be_rescored_ends_in_one_sentence(finished, call, arguments, message):
-    done = call(finished.parent / arguments[0], *arguments[1:], command="rescore")
-    assert done.returncode == 2
-    assert message in words(done.stderr)
-    assert "Traceback" not in done.stderr
+        ("nowhere", "--scoring", "roc_auc", "nowhere' holds no finished comparison: results.parquet is not there."),
+    ):
+        done = call(finished.parent / folder, *arguments, command="rescore")
+        assert done.returncode == 2
+        assert message in words(done.stderr)
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import sys
 import time
 from contextlib import suppress
 
-import joblib
 import numpy as np
 import optuna
 import pytest
@@ -23,7 +22,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_wine, make_classification
 from sklearn.model_selection import KFold, cross_val_score
 
-from sk_bnreg import BNMLPClassifier, StackedOptunaSearchCV, search_space
+from sk_bnreg import BNMLPClassifier, StackedOptunaSearchCV, load_model, search_space
 from sk_bnreg.cli.main import main
 
 X, Y = make_classification(n_samples=200, n_features=8, random_state=0)
@@ -334,7 +333,7 @@ def test_tune_saves_a_model_and_a_report_and_trains_no_trial_twice(tmp_path, tun
     for name, value in best.params.items():
         assert f"{name.split('__')[-1]} = {f'{value:.4g}' if isinstance(value, float) else value}" in said
     X, y = load_wine(return_X_y=True, as_frame=True)
-    assert joblib.load(tmp_path / "out" / "best_estimator.joblib").score(X, y) > 0.9
+    assert load_model(tmp_path / "out" / "best_estimator.safetensors").score(X, y) > 0.9
     page = (tmp_path / "out" / "report.html").read_text()
     assert re.search("importance", page, re.IGNORECASE)
     assert "learning_rate_init" in page
