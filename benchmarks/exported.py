@@ -2,10 +2,10 @@
 
 python benchmarks/exported.py DIR
 
-DIR has tables as .parquet files with the target in the column "target". First 10,000 damaged model files of a pipeline:
-what they did. Then on ten tables, for one network and for eight, the largest difference of probabilities (of regressors in
-standard deviations of the target), rows whose label differs though no tie is near, and the time that 100,000 rows take
-in onnxruntime and here, in turn, with as many threads; and for a target of several labels.
+DIR has tables as .parquet files with the target in the column "target". First 10,000 damaged model files of a
+pipeline: what they did. Then on ten tables, for one network and for eight, the largest difference of probabilities (of
+regressors in standard deviations of the target), rows whose label differs though no tie is near, and the time that
+100,000 rows take in onnxruntime and here, in turn, with as many threads; and for a target of several labels.
 """
 
 import resource
