@@ -205,13 +205,16 @@ def _member_outputs(graph: _Graph, net: StackedNet, x: str) -> list[str]:
 
 def _embedded(graph: _Graph, rows: str, parameters: NDArray[Any], piecewise: bool) -> str:
     """Write the embeddings ``(N, E * S)`` of features ``(E, N, 1)``; parameters are ``(E, F, 2 + S)``."""
-    *first, weight = np.split(parameters, [1, 2], axis=2)
-    slope, shift = (graph.constant(np.ascontiguousarray(part.transpose(0, 2, 1))) for part in first)
-    z = graph.node("Add", graph.node("Mul", rows, slope), shift)  # (E, N, F)
+    slope, shift, weight = np.split(parameters, [1, 2], axis=2)
+    # in double precision older releases of onnxruntime have no cosine
+    as_sine = not piecewise and parameters.dtype == np.float64
+    first = (slope, shift + np.pi / 2 if as_sine else shift)
+    of_slope, of_shift = (graph.constant(np.ascontiguousarray(part.transpose(0, 2, 1))) for part in first)
+    z = graph.node("Add", graph.node("Mul", rows, of_slope), of_shift)  # (E, N, F)
     if piecewise:
         values = graph.node("Clip", z, *(graph.constant(np.asarray(bound, parameters.dtype)) for bound in (0, 1)))
     else:
-        values = graph.node("Cos", z)
+        values = graph.node("Sin" if as_sine else "Cos", z)
     mixed = graph.node("MatMul", values, graph.constant(np.ascontiguousarray(weight)))  # (E, N, S)
     by_row = graph.node("Transpose", mixed, perm=[1, 0, 2])
     return graph.node("Reshape", by_row, graph.constant(np.array([-1, len(parameters) * SIZE])))
@@ -228,13 +231,19 @@ def _gelu(graph: _Graph, x: str, precision: Any) -> str:
     return graph.node("Mul", x, part)
 
 
+def _silu(graph: _Graph, x: str, precision: Any) -> str:
+    # x * Sigmoid(x), older releases of onnxruntime fuse to something that they have in single precision alone
+    one = graph.constant(np.asarray(1, precision))
+    return graph.node("Div", x, graph.node("Add", graph.node("Exp", graph.node("Neg", x)), one))
+
+
 _ACTIVATIONS = {
     "identity": lambda graph, x, precision: x,
     "logistic": lambda graph, x, precision: graph.node("Sigmoid", x),
     "tanh": lambda graph, x, precision: graph.node("Tanh", x),
     "relu": lambda graph, x, precision: graph.node("Relu", x),
     "gelu": _gelu,
-    "silu": lambda graph, x, precision: graph.node("Mul", x, graph.node("Sigmoid", x)),
+    "silu": _silu,
 }
 
 
