@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from sklearn import datasets
 from sklearn.preprocessing import OneHotEncoder
-from skrub import tabular_pipeline
+from skrub import ToDatetime, tabular_pipeline
 
 from sk_bnreg.estimators.networks import BNMLPClassifier, BNMLPRegressor
 from sk_bnreg.study.files import FORMATS, read_frame
@@ -46,14 +46,8 @@ class TaskTable(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def kinds(self) -> dict[str, int]:
-        """Return how many columns are of numbers, of words, of dates and of categories."""
-        tests = {
-            "dates": pd.api.types.is_datetime64_any_dtype,
-            "numbers": pd.api.types.is_numeric_dtype,
-            "categories": lambda dtype: isinstance(dtype, pd.CategoricalDtype),
-        }
-        kinds = [next((kind for kind, is_kind in tests.items() if is_kind(dtype)), "words") for dtype in self.X.dtypes]
-        return dict(Counter(kinds).most_common())
+        """Return how many columns are of numbers, of words, of dates (also as text) and of categories."""
+        return dict(Counter(_kind(self.X[name]) for name in self.X).most_common())
 
     def sample(self, max_rows: int, random_state: int) -> "TaskTable":
         """Return the table, or so many of its rows.
@@ -134,6 +128,21 @@ def read_table(source: str, *, target: str | None = None, task: str | None = Non
     if task == "regression" and not pd.api.types.is_numeric_dtype(y):
         raise ValueError(f"The target {target!r} is of words, such as {y.iloc[0]!r}: a regression needs numbers.")
     return TaskTable(path.name, frame, y, task or found, target, tuple(notes))
+
+
+def _kind(column: pd.Series) -> str:
+    """Return "dates", "numbers", "categories" or "words", as the pipeline takes a column."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return "dates"
+    if pd.api.types.is_numeric_dtype(column):
+        return "numbers"
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return "categories"
+    try:
+        ToDatetime().fit_transform(column.dropna().iloc[:1000])
+    except ValueError:  # skrub's way to say that it finds no format
+        return "words"
+    return "dates"
 
 
 def _target(y: pd.Series, name: str) -> tuple[pd.Series, str]:

@@ -14,7 +14,7 @@ import pytest
 
 from sk_bnreg.study.files import _plain, read_frame, table_format
 from sk_bnreg.study.survey import table_paths
-from sk_bnreg.study.tables import read_table
+from sk_bnreg.study.tables import network_pipeline, read_table
 
 N = 60
 TRUTH = pd.DataFrame(
@@ -305,3 +305,15 @@ def test_a_survey_takes_what_can_be_read(tmp_path):
         "THREE.CSV", "four.tsv", "one.csv", "one.parquet", "two.csv.gz",
     ]  # fmt: skip
     assert table_format(tmp_path / "notes.md") is None
+
+
+def test_columns_are_counted_as_the_pipeline_takes_them(tmp_path):
+    days = pd.date_range("2024-01-01", periods=N)
+    frame = TRUTH.assign(
+        german=days.strftime("%d.%m.%Y"), iso=days.astype(str), when=days, code=[f"K{i}" for i in range(N)]
+    )
+    frame.astype({"city": "category"}).to_parquet(tmp_path / "t.parquet")
+    table = read_table(str(tmp_path / "t.parquet"), target="sold")
+    assert table.kinds() == {"dates": 3, "numbers": 2, "categories": 1, "words": 1}
+    kinds = network_pipeline("classification").fit(table.X, table.y)[0].kind_to_columns_
+    assert kinds["datetime"] == ["german", "iso", "when"]
