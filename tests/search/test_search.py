@@ -42,7 +42,7 @@ def small(cls=BNMLPClassifier, **params):
 
 def mixed_table(X):
     """Return the columns of X as a table with a date, words and gaps in it."""
-    table = pd.DataFrame(X, columns=[f"x{i}" for i in range(X.shape[1])])
+    table = pd.DataFrame(X.copy(), columns=[f"x{i}" for i in range(X.shape[1])])
     table["x0"] = pd.Timestamp("2024-01-01") + pd.to_timedelta((100 * table["x0"]).round(), unit="D")
     table["x1"] = np.where(table["x1"] > 0.5, "much", np.where(table["x1"] > -0.5, "some", "little"))
     table.loc[::7, "x2"] = np.nan
