@@ -8,6 +8,7 @@ fixed list alone. A pickle is never opened.
 import hashlib
 import json
 import os
+import warnings
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -171,7 +172,9 @@ def _write_steps(steps: Any) -> NDArray[np.uint8]:
     from skops.io import dumps, get_untrusted_types
 
     try:
-        content = dumps(steps, compression=zipfile.ZIP_DEFLATED)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "metadata on a dtype")  # which pandas 2 leaves, and nothing reads
+            content = dumps(steps, compression=zipfile.ZIP_DEFLATED)
         others = sorted(set(get_untrusted_types(data=content)) - set(STEPS))
     except Exception as error:  # whatever objects do that cannot be written
         raise ValueError(f"The steps before the network cannot be in a model file: {error}") from error
