@@ -32,6 +32,7 @@ from sk_bnreg.estimators.preparation import DTYPES, check_params
 from sk_bnreg.estimators.targets import ClassTarget, NumberTarget
 
 FORMAT = 1
+KINDS = {kind.__name__: kind for kind in (BNMLPClassifier, BNMLPRegressor)}
 MOST_PACKED = 100  # times that steps may be larger than in the file; 50 are seen
 # Beside scikit-learn's estimators, which skops knows: what skrub's steps for mixed tables are made of.
 STEPS = (
@@ -75,8 +76,9 @@ Arrays = dict[str, NDArray[Any]]
 def save_model(estimator: Any, path: str | Path) -> None:
     """Write a fitted network, or a pipeline that ends in one, as a file that can run no code.
 
-    `load_model` opens it, and its predictions are the same to the bit. What is not kept: callbacks, a `random_state`
-    that is no integer, and the solver's moments, so that `partial_fit` begins with a new solver, as `warm_start` does.
+    `load_model` opens it, and its predictions are the same to the bit. What is not kept: callbacks, requests of
+    metadata, a `random_state` that is no integer, and the solver's moments, so that `partial_fit` begins with a new
+    solver, as `warm_start` does.
 
     Parameters
     ----------
@@ -113,6 +115,7 @@ def save_model(estimator: Any, path: str | Path) -> None:
     if steps is not None:
         arrays["steps"] = _write_steps(steps)
     text = json.dumps(about)
+    _estimator_of(json.loads(text), arrays)  # what could not be read is told now, when there still is the estimator
     content = save(arrays, metadata={"sk_bnreg": text, "sha256": _digest(text, arrays)})
     part = Path(f"{path}.part")  # a file that is half written must not take the place of another
     part.write_bytes(content)
@@ -152,11 +155,15 @@ def load_model(path: str | Path) -> Any:
         about = json.loads(text)
         if about["format"] != FORMAT:
             raise ValueError(f"it is of format {about['format']}, of another version of sk_bnreg than this")
-        network = _read_network(about["network"], arrays)
-        return filled(_read_steps(arrays["steps"]), network) if "steps" in arrays else network
+        return _estimator_of(about, arrays)
     except Exception as error:  # whatever a damaged file does to whoever reads it
         said = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error
         raise ValueError(f"{str(path)!r} is no model file of save_model, or a damaged one: {said}.") from error
+
+
+def _estimator_of(about: dict[str, Any], arrays: Arrays) -> Any:
+    network = _read_network(about["network"], arrays)
+    return filled(_read_steps(arrays["steps"]), network) if "steps" in arrays else network
 
 
 def _digest(text: str, arrays: Arrays) -> str:
@@ -199,6 +206,9 @@ def _read_steps(content: NDArray[np.uint8]) -> Any:
 
 def _write_network(network: Any, arrays: Arrays) -> dict[str, Any]:
     """Return a fitted network as JSON; its arrays are added to `arrays`."""
+    _check(
+        type(network) in KINDS.values(), f"A {type(network).__name__} cannot be in a model file: its code is its own."
+    )
     params = network.get_params(deep=False) | {"callbacks": None}
     if not isinstance(params["random_state"], int | np.integer):
         params["random_state"] = None
@@ -239,7 +249,7 @@ def _facts_of(net: StackedNet) -> dict[str, Any]:
 
 def _read_network(about: dict[str, Any], arrays: Arrays) -> Any:
     """Build what `_write_network` wrote."""
-    network = {kind.__name__: kind for kind in (BNMLPClassifier, BNMLPRegressor)}[about["class"]]()
+    network = KINDS[about["class"]]()
     facts = _decoded(about["facts"], arrays)
     if set(facts["params"]) != set(network.get_params(deep=False)):
         raise ValueError("its parameters are not those of this version of sk_bnreg")

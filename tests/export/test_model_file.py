@@ -175,6 +175,10 @@ class Mine(StandardScaler):
     """A step that only its author knows."""
 
 
+class Own(BNMLPClassifier):
+    """A network that predicts as only its author knows."""
+
+
 def test_what_cannot_be_kept_is_refused_by_name(tmp_path):
     X, y = make_classification(60, random_state=0)
     path = tmp_path / "m.safetensors"
@@ -189,6 +193,9 @@ def test_what_cannot_be_kept_is_refused_by_name(tmp_path):
         (make_pipeline(FunctionTransformer(os.path.normpath), net), "FunctionTransformer|not fitted|normpath"),
         (clone(fitted).set_params(class_weight={0: 1.0, 1: 2.0}).fit(X, y), None),
         (clone(fitted).set_params(class_weight={0: object()}), "not fitted"),
+        (Own(**TINY).fit(X, y), "A Own cannot be in a model file"),
+        (clone(fitted).fit(X, y).set_params(dtype="float64"), "have not the shapes of its layers"),
+        (clone(fitted).fit(X, y).set_params(activation="sine"), "'activation' parameter"),
     ):
         if said is None:
             assert_comes_back(estimator, X, path)
