@@ -161,7 +161,7 @@ def _labels(classes: NDArray[Any]) -> tuple[NDArray[Any], int]:
     if classes.dtype.kind in "iu":
         return classes.astype(np.int64), TensorProto.INT64
     if classes.dtype.kind == "f":
-        return classes.astype(np.float32), TensorProto.FLOAT
+        return classes.astype(np.float64), TensorProto.DOUBLE
     if classes.dtype.kind == "b":
         return classes, TensorProto.BOOL
     return classes.astype(str).astype(object), TensorProto.STRING

@@ -85,7 +85,15 @@ def test_networks_of_every_kind(activation, dtype):
 
 @pytest.mark.parametrize(
     "classes",
-    [["b", "a", "c, of course"], np.array([5, -1, 2]), [1.0, 0.0, 4.0], ["yes", "no"], [False, True], [0, 1], [7]],
+    [
+        ["b", "a", "c, of course"],
+        np.array([5, -1, 2]),
+        [2.0**24 + 1, 0.0, 4.0],
+        ["yes", "no"],
+        [False, True],
+        [0, 1],
+        [7],
+    ],
     ids=str,
 )
 def test_labels_of_every_type(classes):
