@@ -4,7 +4,7 @@ The tables and the kind of splits of accuracy.py; every variant differs from the
 named after. One line per table, split and variant is added to a .jsonl file, as there; splits from 10 on are none that
 accuracy.py reports on.
 
-    OMP_NUM_THREADS=1 python benchmarks/ablation.py run DIR ablation.jsonl [--variants ...] [--splits 10 11]
+    OMP_NUM_THREADS=1 python benchmarks/ablation.py run DIR ablation.jsonl [--variants ...] [--splits 10] [--rows 200]
     python benchmarks/ablation.py write ablation.jsonl docs/accuracy.md
 """
 
@@ -300,7 +300,7 @@ def variants():
 
 def run(args):
     done = prepare(args.results)
-    paths = sorted(args.folder.glob("*.parquet"))
+    paths = [path for path in sorted(args.folder.glob("*.parquet")) if has_rows_of_each_class(path, args.rows)]
     for seed in args.splits:
         for name in args.variants or variants():
             about, change, patches = variants()[name]
@@ -312,50 +312,66 @@ def run(args):
                 ]:
                     stack.enter_context(each)
                 for path in paths:
-                    if (path.stem, seed, name, N_ROWS) not in done:
-                        row = measure(path, seed, name, partial(make_variant, change))
+                    if (path.stem, seed, name, args.rows) not in done:
+                        row = measure(path, seed, name, partial(make_variant, change), n_rows=args.rows)
                         with args.results.open("a") as file:
                             file.write(json.dumps(row) + "\n")
             print(seed, name, flush=True)
 
 
+def has_rows_of_each_class(path, n_rows):
+    """Tell whether a sample of so many rows has some five or more of the rarest class."""
+    target = pd.read_parquet(path, columns=["target"])["target"]
+    return pd.api.types.is_float_dtype(target) or target.value_counts(normalize=True).min() * n_rows >= 5
+
+
 def write(args):
     """Write what the variants measured, each against the defaults on the same splits."""
-    frame = read(args.results)
-    whole = frame.groupby("model")[["table", "split"]].apply(len)
-    frame = frame[frame["model"].isin(whole.index[whole == whole["defaults"]])]
-    scores, losses, errors = (
-        frame.pivot_table(index="table", columns="model", values=name)
-        for name in ("score", "log_loss", "calibration_error")
-    )
-    difference, half = scores.sub(scores["defaults"], axis=0), half_of(scores.index)
-    rows = []
-    for name, (subject, *_) in variants().items():
-        if name in scores:
-            own = difference[name]
-            rows.append(
-                {
-                    "about": subject,
-                    "variant": name,
-                    "score": f"{own.mean():+.4f} +- {own.sem():.4f}",
-                    "half A": f"{own.groupby(half).mean()['A']:+.4f}",
-                    "half B": f"{own.groupby(half).mean()['B']:+.4f}",
-                    "better / worse": f"{(own > 0.002).sum()} / {(own < -0.002).sum()}",
-                    "log loss": f"x {(losses[name] / losses['defaults']).median():.3f}",
-                    "calibration error": f"{errors[name].mean():.4f}",
-                }
-            )
-    rows[0] |= {"score": f"{scores['defaults'].mean():.4f}", "half A": "", "half B": ""}
-    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
-    n_splits = frame["split"].nunique()
-    caption = f"{len(scores)} tables, {n_splits} split{'s' * (n_splits > 1)} of each."
-    means = difference.groupby(half).mean()
+    every = read(args.results)
+    table, means = compared(every[every["rows"] == N_ROWS])
     chosen = [
-        f"The best on half {a} is {means.loc[a].idxmax()} ({means.loc[a].max():+.4f}); on half {b} it makes "
-        f"{means.loc[b, means.loc[a].idxmax()]:+.4f}."
+        f"The best on half {a} is {means[a].idxmax()} ({means[a].max():+.4f}); on half {b} it makes "
+        f"{means[b][means[a].idxmax()]:+.4f}."
         for a, b in ("AB", "BA")
     ]
-    fill(args.page, "ablation", "\n\n".join([caption, table, *chosen]))
+    fill(args.page, "ablation", "\n\n".join([table.to_markdown(index=False, disable_numparse=True), *chosen]))
+    small = [
+        compared(part)[0].iloc[1:].drop(columns=["about", "half A", "half B"]).assign(rows=rows)
+        for rows, part in every[every["rows"] < N_ROWS].groupby("rows")
+    ]
+    if small:
+        table = pd.concat(small).set_index(["variant", "rows"]).sort_index().reset_index()
+        fill(args.page, "small", table.to_markdown(index=False, disable_numparse=True), "ablation.py --rows")
+
+
+def compared(frame):
+    """Return a row for each variant that was fitted to all tables, and by half what it makes of the score."""
+    n_tables = frame["table"].nunique()
+    rows, means = [], {}
+    for name, (subject, *_) in variants().items():
+        pair = frame[frame["model"] == name].merge(
+            frame[frame["model"] == "defaults"], on=["table", "split"], suffixes=("", " of defaults")
+        )
+        if pair["table"].nunique() < n_tables:
+            continue
+        own = (pair["score"] - pair["score of defaults"]).groupby(pair["table"]).mean()
+        losses = pair.groupby("table")[["log_loss", "log_loss of defaults"]].mean()
+        means[name] = own.groupby(half_of(own.index)).mean()
+        rows.append(
+            {
+                "about": subject,
+                "variant": name,
+                "splits": pair["split"].nunique(),
+                "score": f"{own.mean():+.4f} +- {own.sem():.4f}",
+                **{f"half {half}": f"{means[name][half]:+.4f}" for half in "AB"},
+                "better / worse": f"{(own > 0.002).sum()} / {(own < -0.002).sum()}",
+                "log loss": f"x {(losses['log_loss'] / losses['log_loss of defaults']).median():.3f}",
+                "calibration error": f"{pair['calibration_error'].mean():.4f}",
+            }
+        )
+    defaults = frame.loc[frame["model"] == "defaults", "score"]
+    rows[0] |= {"score": f"{defaults.mean():.4f}", "half A": "", "half B": ""}
+    return pd.DataFrame(rows), pd.DataFrame(means).T
 
 
 def main():
@@ -366,6 +382,7 @@ def main():
     runs.add_argument("results", type=Path)
     runs.add_argument("--variants", nargs="+", choices=list(variants()))
     runs.add_argument("--splits", type=int, nargs="+", default=[10, 11])
+    runs.add_argument("--rows", type=int, default=N_ROWS, help="for training, and as many to test; 5,000 by default")
     runs.set_defaults(function=run)
     writes = commands.add_parser("write")
     writes.add_argument("results", type=Path)

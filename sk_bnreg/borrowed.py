@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 # `fit_and_score`, `get_scorer` for `score`, plain comparisons for the rules of parameters.
 
 __all__ = [
-    "BaseSearchCV", "Interval", "NamesOnce", "Options", "StrOptions", "add_param_group", "check_method_params",
-    "check_partial_fit_first_call", "check_sample_weight", "fit_and_score", "fused_adamw", "has_callbacks",
-    "init_context", "initialize_callbacks", "lerp_all", "listens", "num_samples", "optimizing", "safe_indexing",
-    "score", "scorers_of", "storage_of", "trial_id", "warn_or_raise_about_fit_failures",
+    "BaseSearchCV", "Documented", "Interval", "NamesOnce", "Options", "StrOptions", "add_param_group",
+    "check_method_params", "check_partial_fit_first_call", "check_sample_weight", "fit_and_score", "fused_adamw",
+    "has_callbacks", "init_context", "initialize_callbacks", "lerp_all", "listens", "num_samples", "optimizing",
+    "safe_indexing", "score", "scorers_of", "storage_of", "trial_id", "warn_or_raise_about_fit_failures",
 ]  # fmt: skip
 
 
@@ -64,6 +64,25 @@ class NamesOnce:
     @cache
     def _get_param_names(cls) -> list[str]:
         return super()._get_param_names()  # type: ignore[misc]
+
+
+DOCUMENTATION = ""  # where the pages of docs/ are published: not yet; docs/conf.py sets it for its own examples
+
+
+class Documented:
+    """Has HTML representations of estimators link to their page and their parameters there.
+
+    Instead: nothing, and they link nowhere.
+    """
+
+    _doc_link_module = "sk_bnreg"
+
+    @property
+    def _doc_link_template(self) -> str:
+        return DOCUMENTATION and f"{DOCUMENTATION}/api/sk_bnreg.{{name}}.html"
+
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        return {"name": type(self).__name__}
 
 
 # torch 2.13.0

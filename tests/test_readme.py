@@ -8,6 +8,8 @@ import runpy
 import sys
 from pathlib import Path
 
+import pytest
+
 from sk_bnreg.study.survey import Survey
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -46,6 +48,16 @@ def test_theory_tells_what_was_reproduced():
     findings = json.loads(saved)
     assert {finding["key"] for finding in findings} == {f"R{i}" for i in range(1, 9)}
     assert not [finding["quantity"] for finding in findings if finding["passed"] is False]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md"])
+def test_pages_tell_what_is_saved(page):
+    root = Path(__file__).parent.parent
+    filled = runpy.run_path(str(root / "docs" / "fill.py"))["filled"]
+    text = (root / page).read_text()
+    assert filled(text) == text
+    blanked = re.sub(r"\d", "0", text)
+    assert filled(blanked) != blanked
 
 
 def test_accuracy_tells_what_was_measured(tmp_path, monkeypatch):

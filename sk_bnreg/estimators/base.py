@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
 
-from sk_bnreg.borrowed import Interval, NamesOnce, Options, StrOptions, listens
+from sk_bnreg.borrowed import Documented, Interval, NamesOnce, Options, StrOptions, listens
 from sk_bnreg.engine.functions import ACTIVATIONS
 from sk_bnreg.engine.roles import ROLES
 from sk_bnreg.engine.rows import batch_bounds
@@ -46,7 +46,7 @@ class RoleReport(NamedTuple):
     budget: float
 
 
-class BaseBNMLP(NamesOnce, CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
+class BaseBNMLP(NamesOnce, Documented, CallbackSupportMixin, MultiOutputMixin, BaseEstimator):
     """The estimators without what differs between classes and numbers."""
 
     _parameter_constraints: dict = {

@@ -148,7 +148,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         lr * l2 over the steps: the e-folds by which decay alone would have shrunk it.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if `X` had any.
 
     Notes
@@ -438,7 +438,7 @@ class BNMLPRegressor(RegressorMixin, BaseBNMLP):
         lr * l2 over the steps: the e-folds by which decay alone would have shrunk it.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if `X` had any.
 
     Notes

@@ -10,13 +10,19 @@ from sklearn.callback import with_callbacks
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
 from sklearn.utils import indexable
 
-from sk_bnreg.borrowed import BaseSearchCV, check_method_params, scorers_of, warn_or_raise_about_fit_failures
+from sk_bnreg.borrowed import (
+    BaseSearchCV,
+    Documented,
+    check_method_params,
+    scorers_of,
+    warn_or_raise_about_fit_failures,
+)
 from sk_bnreg.search.evaluation import Folds, Scoring, candidate_of, evaluate
 
 OWN_CONSTRAINTS = {"racing": ["boolean"]}
 
 
-class StackedSearch(BaseSearchCV):
+class StackedSearch(Documented, BaseSearchCV):
     """`fit` for all searches: as scikit-learn's, but for who is trained with whom."""
 
     @with_callbacks

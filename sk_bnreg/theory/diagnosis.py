@@ -44,7 +44,7 @@ class Diagnosis:
         half of the epochs, and the `equilibrium_angle` to which learning rate and L2 lead.
     units : DataFrame
         A row per hidden layer: its `units`, those that are `dead` (the same output on every row), and with batch
-        norm those with |gamma| < 0.01 (`gamma_near_0`).
+        norm those with a gamma within 0.01 of 0 (`gamma_near_0`).
     invariances : DataFrame
         A row per rescaling by the factor 3: `change`, the largest change of an output in its standard deviations, with
         batch statistics over up to 200 rows, and whether theory has it `invariant` (None where no theory reaches).

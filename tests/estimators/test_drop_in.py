@@ -1,7 +1,7 @@
 """scikit-learn's own tests of MLPClassifier and MLPRegressor, run on our classes with scikit-learn's parameters.
 
 Left out is what needs another solver, private attributes or a parameter that there is none of, and what differs on
-purpose; docs/guide.md, "The networks", says what to use instead.
+purpose; docs/guide/networks.md says what to use instead.
 """
 
 import importlib.util

@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sk_bnreg import BNMLPClassifier, BNMLPRegressor, StackedGridSearchCV
+from sk_bnreg import BNMLPClassifier, BNMLPRegressor, StackedGridSearchCV, borrowed
 from sk_bnreg.estimators.pipelines import Front, fit_parameter, network_in, rows_at_network
 
 SMALL = {"hidden_layer_sizes": (8,), "max_iter": 3, "n_ensemble": 1, "dtype": "float64", "random_state": 0}
@@ -118,3 +118,13 @@ def test_a_step_before_the_network_may_train_one_of_ours(step):
         np.testing.assert_array_equal(
             stacked.cv_results_[f"split{split}_test_score"], plain.cv_results_[f"split{split}_test_score"]
         )
+
+
+@pytest.mark.parametrize("published", ["", "https://example.org"])
+def test_representations_link_to_their_pages_where_these_are_published(published, monkeypatch):
+    monkeypatch.setattr(borrowed, "DOCUMENTATION", published)
+    search = StackedGridSearchCV(BNMLPClassifier(), {"batch_norm": [True, False]})
+    html = search._repr_html_()
+    links = {f"{published}/api/sk_bnreg.{name}.html" for name in ("StackedGridSearchCV", "BNMLPClassifier")}
+    assert {link for link in links if f'href="{link}' in html} == (links if published else set())
+    assert ("dropout,-float" in html) == bool(published)  # a parameter's place on the page
