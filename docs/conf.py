@@ -16,7 +16,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "digits", "examples", "templates"]
+exclude_patterns = ["_build", "digits", "examples", "static", "templates"]
 templates_path = ["templates"]
 default_role = "literal"
 nitpicky = False
@@ -24,13 +24,20 @@ suppress_warnings = ["config.cache"]  # the functions in this file are no part o
 
 myst_heading_anchors = 3
 autosummary_generate = True
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "none"  # numpydoc has them
 numpydoc_show_class_members = False
 
 html_theme = "pydata_sphinx_theme"
 html_title = "sk_bnreg"
 html_show_sourcelink = False
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "header_links_before_dropdown": 8}
+html_static_path, html_css_files = ["static"], ["site.css"]
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "header_links_before_dropdown": 8,
+    "navbar_persistent": ["search-button"],
+}
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples",

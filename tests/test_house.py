@@ -15,7 +15,7 @@ HOUSE = {
     "export": "model_file onnx_graph",
     "search": "evaluation predictions ensemble grid space trials worker tuning",
     "stats": "folds looks tables",
-    "theory": "rotation diagnosis reproduce",
+    "theory": "rotation diagnosis finding equilibria reproduce",
     "report": "results displays diagnosis_displays survey_displays pages",
     "study": "warned schemes candidates held_out plan tried comparison nested store spread run compare files tables "
     "survey",

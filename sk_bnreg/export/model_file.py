@@ -140,6 +140,22 @@ def load_model(path: str | Path) -> Any:
     ------
     ValueError
         If it is no file, or no sound one.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> from sk_bnreg import load_model
+    >>> path = Path(mkdtemp()) / "churn.safetensors"
+    >>> load_model(path)
+    Traceback (most recent call last):
+    ...
+    ValueError: There is no file ...churn.safetensors'.
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_bnreg import BNMLPClassifier, save_model
+    >>> save_model(BNMLPClassifier((8,), max_iter=2, n_ensemble=1).fit(*load_iris(return_X_y=True)), path)
+    >>> load_model(path).classes_
+    array([0, 1, 2])
     """
     from safetensors import safe_open
 

@@ -72,7 +72,21 @@ QUESTIONS = (
 
 
 class TunedL2(NamedTuple):
-    """An `l2` that follows another scheme's: what that scheme's tuning chose, times a factor."""
+    """An `l2` that follows another scheme's: what that scheme's tuning chose, times a factor.
+
+    Attributes
+    ----------
+    scheme : str
+        Its name in the same study.
+    factor : float
+
+    Examples
+    --------
+    >>> from sk_bnreg import TunedL2
+    >>> schemes = {"l2": {"batch_norm": False}, "a fifth": {"batch_norm": True, "l2": TunedL2("l2", 0.2)}}
+    >>> schemes["a fifth"]["l2"]  # of what is chosen for "l2", in each fold: compare_schemes(..., schemes=schemes)
+    TunedL2(scheme='l2', factor=0.2)
+    """
 
     scheme: str
     factor: float

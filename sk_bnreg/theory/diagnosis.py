@@ -55,6 +55,15 @@ class Diagnosis:
         `effective_rate`, `angle` and `equilibrium_angle`. None without a `NormRecorder`.
     threshold : float
         A smaller `change` is none.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_bnreg import BNMLPClassifier, diagnose
+    >>> X, y = load_iris(return_X_y=True)
+    >>> diagnosis = diagnose(BNMLPClassifier((8,), max_iter=5, n_ensemble=1).fit(X, y), X)
+    >>> diagnosis.layers.index.tolist()[:2], diagnosis.trajectory is None
+    ([(1, 'hidden_weights'), (1, 'gamma')], True)
     """
 
     sentences: tuple[str, ...]

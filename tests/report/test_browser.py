@@ -61,15 +61,37 @@ def pages(make_comparison, made_up_survey, made_up_study, tmp_path_factory):
 @pytest.mark.parametrize("mode", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_nothing_and_no_request_leaves_the_page(browser, axe, pages, name, mode, width):
+    violations, resources = look_at(browser, axe, pages / f"{name}.html", mode, width)
+    assert violations == []
+    assert resources == []
+
+
+def look_at(browser, axe, page, mode, width):
+    """Open a page; return what axe objects to and what the page asked for. It must not be wider than the screen."""
     features = {"features": [{"name": "prefers-color-scheme", "value": mode}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
     screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == 390}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    browser.get((pages / f"{name}.html").as_uri())
-    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    browser.get(page.as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     browser.execute_script(axe)
-    found = browser.execute_async_script(
+    violations = browser.execute_async_script(
         "const done = arguments[0]; axe.run().then(r => done(r.violations.map(v => v.id + ': ' + v.nodes[0].html)))"
     )
-    assert found == []
+    return violations, browser.execute_script("return performance.getEntriesByType('resource').map(r => r.name)")
+
+
+SITE = Path(__file__).parents[2] / "docs" / "_build"
+OF_SITE = ("index", "results", "guide/verdicts", "api/sk_bnreg.BNMLPClassifier", "gallery/plot_drop_in")
+
+
+@pytest.mark.parametrize("name", OF_SITE)
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing_in_the_documentation(browser, axe, name, mode, width):
+    page = SITE / f"{name}.html"
+    if not page.is_file():
+        pytest.skip("The documentation is not built: sphinx-build -W docs docs/_build")
+    violations, resources = look_at(browser, axe, page, mode, width)
+    assert violations == []
+    assert [resource for resource in resources if not resource.startswith("file:")] == []
