@@ -25,7 +25,7 @@ differences come from the fitted prior, or from one with a standard deviation of
 "at the edge" is a table whose truth is the rope, or minus the rope, beside 23 such others.
 
     python benchmarks/sharper.py learners [--samples 1000] [--only network ...] [--jobs 1]
-    python benchmarks/sharper.py prior docs/survey.parquet [--surveys 1000]
+    python benchmarks/sharper.py prior docs/survey_single.parquet [--surveys 1000]
 """
 
 import argparse
