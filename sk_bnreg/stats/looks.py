@@ -98,7 +98,7 @@ def outlook(contrast: Contrast, most_folds: int, n_rows: int, seed_sd: float = 0
         return f"{spread}: {most_folds} folds would decide it with a probability of {100 * probability:.0f} %"
     needed = rows_needed(c, most_folds, n_rows, seed_sd)
     if needed > 100 * n_rows and rows_needed(c, most_folds, n_rows) <= 100 * n_rows:
-        return f"{spread}: no number of folds decides it while seeds vary so much; more of them might"
+        return f"{spread}: no number of folds decides it while seeds vary so much; more seeds might"
     if needed > 100 * n_rows:
         return f"{spread}, and its mean lies at the rope's edge: no number of folds decides it, and hardly any of rows"
     return f"{spread}: no number of folds decides it; about {float(f'{needed:.1g}'):,.0f} rows would, if its mean stays"
