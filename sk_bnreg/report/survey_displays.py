@@ -174,7 +174,7 @@ class SurveyDisplay(Display):
         ax.minorticks_off()
         ax.set_xlim(-1.1 * most, 1.1 * most)
         ax.set_yticks(rows, names)
-        ax.invert_yaxis()
+        ax.set_ylim(len(names) - 0.5, -0.5)  # the first on top
         ax.set_xlabel(
             f"difference of mean scores, {len(self.differences)} tables\n"
             f"shaded: ±{self.rope:g}, logarithmic beyond; ◆ median"
