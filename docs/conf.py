@@ -31,6 +31,10 @@ numpydoc_show_class_members = False
 html_theme = "pydata_sphinx_theme"
 html_title = "sk_bnreg"
 html_show_sourcelink = False
+# pages that have none below them need no navigation beside them
+html_sidebars = {
+    page: [] for page in ("index", "results", "theory", "accuracy", "benchmarks", "contributing", "changelog")
+}
 html_static_path, html_css_files = ["static"], ["site.css"]
 html_theme_options = {
     "show_toc_level": 2,

@@ -45,7 +45,9 @@ def first(survey, large):
     if large:
         views[f"{large.settings['max_rows']:,}"] = large
     rows = [
-        {"": name, "rows": size, **counted(view, key)} for key, name in FIRST.items() for size, view in views.items()
+        {"what, given what": name, "rows": size, **counted(view, key)}
+        for key, name in FIRST.items()
+        for size, view in views.items()
     ]
     return TITLE.format(
         n=len(survey.tables()), networks=survey.n_networks, rope=survey.rope, counts=markdown(pd.DataFrame(rows)),
@@ -57,7 +59,7 @@ def by_loss(survey):
     """The same counts by log loss, and what all tables say together."""
     view = survey.by(next(name for name in survey.metrics if "log_loss" in name))
     yield BY_LOSS.format(n=len(view.tables()))
-    yield markdown(pd.DataFrame([{"": name, **counted(view, key)} for key, name in FIRST.items()]))
+    yield markdown(pd.DataFrame([{"what, given what": name, **counted(view, key)} for key, name in FIRST.items()]))
     yield TOGETHER + "\n".join(f"* {by_schemes(survey)[key].summary()}" for key in FIRST) + "\n"
 
 
@@ -111,7 +113,7 @@ def ensemble(survey, out):
     single, several = by_schemes(one), by_schemes(mean)
     rows = [
         {
-            "": name,
+            "what, given what": name,
             "one network": f"{single[key].test.median:+z.4f}", "word": single[key].test.verdict,
             f"mean of {survey.n_networks}": f"{several[key].test.median:+z.4f}",
             "its word": several[key].test.verdict,
@@ -153,7 +155,7 @@ def more_rows(survey, large):
                 continue
             other, opposed = differing(few, many, key, common)
             rows.append({
-                "": name, "networks": n_networks, "another word on": f"{other} of {len(common)}",
+                "what, given what": name, "networks": n_networks, "another word on": f"{other} of {len(common)}",
                 "another strong word on": opposed,
                 "median difference, fewer rows": f"{by_schemes(few)[key].differences[common].median():+z.4f}",
                 "more rows": f"{by_schemes(many)[key].differences[common].median():+z.4f}",

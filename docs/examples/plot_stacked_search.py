@@ -54,3 +54,8 @@ names = [("batch norm, " if bn else "") + ("no L2" if on == "none" else f"L2 on 
 ax.set_yticks(range(len(losses)), names)
 ax.set_xlabel("learning rate")
 colours = figure.colorbar(image, label="log loss (logarithmic)")
+
+# %%
+# What was fitted is scikit-learn's search around scikit-learn's pipeline; a parameter of ours links to what it means.
+
+stacked

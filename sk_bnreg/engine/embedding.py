@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Most of an embedding's time goes to its cosines, and every value is one more input of the first layer. Twice the
-# cosines, or two values in place of three, score the same (docs/accuracy.md).
+# Most of an embedding's time goes to its cosines, and every value is one more input of the first layer. Two values in
+# place of three score no better (docs/accuracy.md).
 N_FUNCTIONS = 8  # of each feature
 SIZE = 3  # values that they are mixed to
 # What an ensemble's networks have in turn, with the standard deviation of a periodic one's frequencies, in periods per
