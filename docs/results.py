@@ -45,7 +45,7 @@ def first(survey, large):
     if large:
         views[f"{large.settings['max_rows']:,}"] = large
     rows = [
-        {"what, given what": name, "rows": size, **counted(view, key)}
+        {"what, given what": name, "rows up to": size, **counted(view, key)}
         for key, name in FIRST.items()
         for size, view in views.items()
     ]
@@ -235,12 +235,9 @@ def by_schemes(survey):
 
 
 def counted(survey, key):
-    """Count tables by word, for means of networks and in brackets for one; the one-sided words together."""
+    """Count tables by word, for means of networks and in brackets for one."""
     several, one = (dict(by_schemes(view)[key].answers) for view in (survey, survey.single))
-    for answers in (several, one):
-        answers["dispensable or harmless"] = answers["dispensable"] + answers["harmless"]
-    columns = ("helps", "hurts", "redundant", "dispensable or harmless", "undecided")
-    return {name: f"{several[name]} ({one[name]})" for name in columns}
+    return {name: f"{several[name]} ({one[name]})" for name in WORDS}
 
 
 def settings_of(survey):
@@ -254,13 +251,14 @@ def markdown(frame):
 
 TITLE = """# Batch norm, L2, or both? What {n} tables say
 
-On how many tables does it make a difference that matters, more than {rope:g} of accuracy or R2? For the mean of
-{networks} networks, and in brackets for one:
+On how many tables does it make a difference that matters, more than {rope:g} of accuracy or R2? For the estimator as it
+comes, which predicts the mean of {networks} networks, and in brackets for one network:
 
 {counts}
-Read: *helps*: keep it. *Hurts*: leave it out. *Redundant*: no difference that matters. *Dispensable*: no gain that
-matters; *harmless*: no loss that matters. Each at a probability over 95 %; *undecided*: none of these. Networks with
-and without were tuned with the same effort. {larger}On your own table: `sk-bnreg compare`.
+Read: *helps*: keep it. *Hurts*: leave it out. *Redundant*: surely no difference that matters. *Dispensable*: surely no
+gain that matters, leave it out; *harmless*: surely no loss that matters, keep it if you like. "Surely": at more than
+95 %, by the table's own folds; *undecided*: nothing is sure. Networks with and without were tuned with the same effort.
+{larger}On your own table: `sk-bnreg compare`.
 """
 
 LARGER = "{n} of the tables have up to {rows:,} rows. "

@@ -255,7 +255,7 @@ def _write_columns(graph: _Graph, vectorizer: Any) -> str:
         raise ValueError(
             "Numbers and categories of few values can be converted to ONNX, but not the columns "
             + ", ".join(f"{column!r} ({kind.replace('_', ' ')})" for column, kind in others.items())
-            + "."
+            + ": leave them out of the table, or put numbers made of them in their place, and fit again."
         )
     parts, names = [], []
     for column in vectorizer.feature_names_in_:
