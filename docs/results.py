@@ -261,7 +261,7 @@ gain that matters, leave it out; *harmless*: surely no loss that matters, keep i
 {larger}On your own table: `sk-bnreg compare`.
 """
 
-LARGER = "{n} of the tables have up to {rows:,} rows. "
+LARGER = "{n} of the tables have more rows, and were asked again with up to {rows:,}. "
 
 BY_LOSS = """## By log loss
 
