@@ -28,13 +28,12 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 from sklearn.datasets import load_wine
+from small_command import run_here, small_pipeline
 
 from sk_bnreg import BNMLPClassifier, NormRecorder, SchemeComparison, diagnose
-from sk_bnreg.cli.main import main
 from sk_bnreg.study.plan import StudyPlan
 from sk_bnreg.study.schemes import DEFAULT_SCHEMES, SCHEMES
 from sk_bnreg.study.survey import Survey, survey_schemes
-from sk_bnreg.study.tables import network_pipeline
 
 BUDGETS = (0.0, 0.1, 1.0, 10.0)
 RATES = (0.003, 0.01, 0.03)
@@ -45,31 +44,15 @@ def call(monkeypatch, capsys):
     """Return a function that runs the command in this process: starting another takes longer than most studies."""
 
     def call(*arguments, command="compare", columns=120):
-        monkeypatch.setattr(sys, "argv", ["sk-bnreg", command, *map(str, arguments)])
-        monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own
-        monkeypatch.setenv("COLUMNS", str(columns))
         capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return subprocess.CompletedProcess(sys.argv, stop.value.code, *capsys.readouterr())
+        code = run_here(monkeypatch, command, *arguments, columns=columns)
+        return subprocess.CompletedProcess(sys.argv, code, *capsys.readouterr())
 
     return call
 
 
-@pytest.fixture(scope="session")
-def small_pipeline():
-    """Return a function that makes the pipeline of commands, with the mean of two networks that take a moment."""
-
-    def make(task):
-        pipeline = network_pipeline(task)
-        pipeline[-1].set_params(hidden_layer_sizes=(8,), max_iter=5, numeric_embedding=None, n_ensemble=2)
-        return pipeline
-
-    return make
-
-
 @pytest.fixture
-def small_networks(monkeypatch, small_pipeline):
+def small_networks(monkeypatch):
     """Have commands of this process train networks that take a moment, the mean of two."""
     for name in ("sk_bnreg.study.tables.network_pipeline", "sk_bnreg.study.survey.network_pipeline"):
         monkeypatch.setattr(name, small_pipeline)
@@ -79,10 +62,16 @@ def small_networks(monkeypatch, small_pipeline):
 @pytest.fixture(scope="module")
 def dask_client():
     """Return the client of two Dask workers with two threads each, of which tests may kill one."""
+    import dask
     from distributed import Client, LocalCluster
+    from processes import FORKED
 
-    cluster = LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0")
-    with cluster, Client(cluster) as client:
+    # a worker that is killed is followed by another, for which this holds too
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": FORKED.get_start_method()}),
+        LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
         yield client
 
 

@@ -8,15 +8,17 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import small_command
 
 
 @pytest.fixture
 def start():
     """Return a function that starts the command in another process, which is a group of its own."""
 
-    def start(*arguments, command="compare"):
+    def start(*arguments, command="compare", networks="usual"):
+        program = [small_command.__file__] if networks == "small" else ["-m", "sk_bnreg"]
         return subprocess.Popen(
-            [sys.executable, "-m", "sk_bnreg", command, *map(str, arguments)],
+            [sys.executable, *program, command, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -40,12 +42,12 @@ def wait_for():
     return wait_for
 
 
-@pytest.fixture
-def mixed(tmp_path):
+@pytest.fixture(scope="session")
+def mixed_frame():
     """Numbers with gaps, words, booleans, a date; the target depends on a number and a word."""
     rng = np.random.default_rng(0)
     size, colour = rng.normal(10, 3, 240), rng.choice(["red", "green", "blue", None], 240)
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             "size": np.where(rng.random(240) < 0.1, np.nan, size),
             "colour": colour,
@@ -54,6 +56,11 @@ def mixed(tmp_path):
             "label": np.where(size + 3 * (colour == "red") + rng.normal(size=240) > 10, "good", "bad"),
         }
     )
-    frame.to_csv(tmp_path / "mixed.csv", index=False)
-    frame.rename(columns={"label": "target"}).to_parquet(tmp_path / "mixed.parquet")
+
+
+@pytest.fixture
+def mixed(mixed_frame, tmp_path):
+    """Return a folder with that table in two files."""
+    mixed_frame.to_csv(tmp_path / "mixed.csv", index=False)
+    mixed_frame.rename(columns={"label": "target"}).to_parquet(tmp_path / "mixed.parquet")
     return tmp_path

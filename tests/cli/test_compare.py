@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.datasets import load_diabetes
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
+from small_command import run_here, small_pipeline
 
 from sk_bnreg import SchemeComparison, load_model
 from sk_bnreg.stats.folds import WORDS, contrast
@@ -46,16 +47,16 @@ def judged(results, question, metric, n_networks):
 @pytest.mark.filterwarnings("error", "ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")  # as users see
 def test_a_mixed_table_as_it_comes_and_what_is_saved(mixed, call, monkeypatch):
     monkeypatch.chdir(mixed)  # paths are given as people give them
-    arguments = ("mixed.csv", "--quick", "--candidates", 1, "--folds", 3, "--seeds", 8, "--out", "out")
+    arguments = ("mixed.csv", "--quick", "--candidates", 1, "--folds", 2, "--seeds", 8, "--out", "out")
     done = call(*arguments)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     said = words(done.stdout)
     assert "classification of 'label', 240 rows, 4 columns (--quick: fewer rows, folds and candidates" in said
-    assert "5 schemes x 1 candidates x 2 inner folds in 3 outer folds, then 8 seeds: 150 network fits a repeat" in said
+    assert "5 schemes x 1 candidates x 2 inner folds in 2 outer folds, then 8 seeds: 100 network fits a repeat" in said
     results = pd.read_parquet(mixed / "out" / "results.parquet")
     assert set(results["metric"]) == {"accuracy", "d2_log_loss_score"}
-    assert results.value_counts("n_networks").to_dict() == {1: 2 * 5 * 3 * 8, 8: 2 * 5 * 3}
+    assert results.value_counts("n_networks").to_dict() == {1: 2 * 5 * 2 * 8, 8: 2 * 5 * 2}
     n_fits = results.drop_duplicates(["fold", "elapsed"])["n_fits"].sum()
     assert "1 repeat of the folds, 8 seeds: as many as were asked for. Seeds have at most" in said
     assert f"{n_fits} network fits stand behind these scores" in said
@@ -177,10 +178,10 @@ def test_what_transformers_warn_of_is_told_once_and_counted(call, small_networks
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_ctrl_c_keeps_what_is_finished(mixed, call, start, wait_for, jobs):
+def test_ctrl_c_keeps_what_is_finished(mixed, call, small_networks, start, wait_for, jobs):
     arguments = [mixed / "mixed.csv", "--quick", "--candidates", 1, "--schemes", "plain, bn+l2", "--seeds", 8]
     arguments += ["--folds", 3, "--repeats", 2, "--out", mixed / "out"]
-    process = start(*arguments, "--jobs", jobs)
+    process = start(*arguments, "--jobs", jobs, networks="small")
     wait_for(mixed / "out" / "networks.parquet")
     os.killpg(process.pid, signal.SIGINT)  # to the workers too, as a terminal does
     stdout, stderr = process.communicate(timeout=60)
@@ -197,11 +198,16 @@ def test_ctrl_c_keeps_what_is_finished(mixed, call, start, wait_for, jobs):
     assert len(after) == 2 * 6 * 8
 
 
-@pytest.fixture
-def finished(mixed, call, small_networks):
-    """Return the folder of a finished comparison."""
-    assert call(mixed / "mixed.csv", *TINY, "--seeds", 4, "--out", mixed / "out").returncode == 0
-    return mixed / "out"
+@pytest.fixture(scope="module")
+def finished(mixed_frame, tmp_path_factory):
+    """Return the folder of a finished comparison, which `mixed.csv` is beside."""
+    folder = tmp_path_factory.mktemp("finished")
+    mixed_frame.to_csv(folder / "mixed.csv", index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sk_bnreg.study.tables.network_pipeline", small_pipeline)
+        arguments = (folder / "mixed.csv", *TINY, "--seeds", 4, "--out", folder / "out")
+        assert run_here(patch, "compare", *arguments) == 0
+    return folder / "out"
 
 
 def test_rescore_scores_the_predictions_that_are_kept(finished, call):
@@ -227,8 +233,8 @@ def test_rescore_scores_the_predictions_that_are_kept(finished, call):
     assert said.endswith("The schemes were tuned by the log loss of single networks, whatever the score.")
 
 
-def test_rescore_by_a_score_of_the_study_says_what_the_study_said(finished, call, mixed):
-    first = call(mixed / "mixed.csv", *TINY, "--seeds", 4, "--out", finished)
+def test_rescore_by_a_score_of_the_study_says_what_the_study_said(finished, call, small_networks):
+    first = call(finished.parent / "mixed.csv", *TINY, "--seeds", 4, "--out", finished)
     again = call(finished, "--scoring", "accuracy", command="rescore")
     end = "Interaction"
     answers = (done.stdout[done.stdout.index(" scheme ") : done.stdout.index(end)] for done in (first, again))

@@ -7,24 +7,11 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
 from sklearn.datasets import make_classification
 
 from sk_bnreg import BNMLPClassifier, StackedGridSearchCV
 
 GRID = {"l2": [0.0, 0.1, 1.0, 10.0], "learning_rate_init": [0.003, 0.01, 0.03]}
-
-
-@pytest.fixture(scope="module")
-def client():
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0")
-    with cluster, Client(cluster) as client:
-        yield client
-
-
-@pytest.fixture
-def workers(client):
-    client.wait_for_workers(2)  # one that a test killed takes seconds to come back
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +55,7 @@ class CountedArray(np.ndarray):
         return super().__reduce_ex__(protocol)
 
 
-def test_dask_workers_score_bit_for_bit_as_one_process(workers, table):
+def test_dask_workers_score_bit_for_bit_as_one_process(dask_workers, table):
     here = search().fit(*table)
     with joblib.parallel_config("dask"):
         assert_same_bits(search().fit(*table), here)
@@ -80,7 +67,7 @@ def test_joblib_workers_score_bit_for_bit_as_one_process(table):
 
 @pytest.mark.filterwarnings("ignore:A worker stopped:UserWarning")
 @pytest.mark.parametrize("backend", ["dask", "loky"])
-def test_a_killed_worker_costs_nothing_but_time(workers, table, tmp_path, backend):
+def test_a_killed_worker_costs_nothing_but_time(dask_workers, table, tmp_path, backend):
     here = search().fit(*table)
     flag = tmp_path / "killed"
     with joblib.parallel_config(backend, **({} if backend == "dask" else {"n_jobs": 2})):
@@ -89,7 +76,7 @@ def test_a_killed_worker_costs_nothing_but_time(workers, table, tmp_path, backen
     assert_same_bits(there, here)
 
 
-def test_a_fold_is_sent_to_dask_once_for_all_its_networks(workers, table, monkeypatch):
+def test_a_fold_is_sent_to_dask_once_for_all_its_networks(dask_workers, table, monkeypatch):
     X, y = table
     monkeypatch.setattr("sk_bnreg.search.evaluation.AT_ONCE", 1)  # each of 36 networks by itself
     with joblib.parallel_config("dask"):

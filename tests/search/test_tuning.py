@@ -388,7 +388,7 @@ def test_bad_options_get_one_sentence(options, message, classes):
 @pytest.mark.parametrize("cls", [BNMLPClassifier, BNMLPRegressor])
 def test_check_estimator_nothing_fails_and_nothing_is_excused(cls):
     model = cls((32,), max_iter=20, n_ensemble=1, dtype="float64", random_state=0)
-    fitted = StackedOptunaSearchCV(model, {"l2": FloatDistribution(0.0, 1.0)}, n_trials=2, cv=3, random_state=0)
+    fitted = StackedOptunaSearchCV(model, {"l2": FloatDistribution(0.0, 1.0)}, n_trials=2, cv=2, random_state=0)
     results = check_estimator(fitted, on_fail=None, on_skip=None)
     assert [result["check_name"] for result in results if result["status"] == "failed"] == []
     assert sum(result["status"] == "passed" for result in results) > 45

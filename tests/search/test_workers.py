@@ -1,7 +1,6 @@
 """Workers that share a study's budget: killed, put to sleep, stopped, and with a database that goes away."""
 
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -18,6 +17,7 @@ from optuna.pruners import MedianPruner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from processes import FORKED
 from sklearn.base import clone
 from sklearn.datasets import load_wine, make_classification
 from sklearn.model_selection import KFold, cross_val_score
@@ -30,19 +30,6 @@ NETWORK = BNMLPClassifier((16,), max_iter=15, n_ensemble=1, random_state=0, dtyp
 CV = KFold(3, shuffle=True, random_state=0)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 PATIENCE = 120  # seconds for what takes a few on an idle machine
-
-# workers are forked from a process that has imported all and started no thread
-WORKERS = multiprocessing.get_context("forkserver")
-WORKERS.set_forkserver_preload(
-    [
-        "sk_bnreg.search.tuning",
-        "sk_bnreg.cli.main",
-        "torch._dynamo",
-        "alembic.command",
-        "optuna.storages._rdb.models",
-        "psycopg2",
-    ]
-)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +50,7 @@ def start():
     processes = []
 
     def start_process(target, *arguments):
-        processes.append(WORKERS.Process(target=target, args=arguments))
+        processes.append(FORKED.Process(target=target, args=arguments))
         processes[-1].start()
         return processes[-1]
 

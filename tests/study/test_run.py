@@ -223,7 +223,7 @@ import sys
 from sklearn.datasets import make_classification
 from sk_bnreg import BNMLPClassifier, compare_schemes
 X, y = make_classification(n_samples=200, n_features=8, random_state=0)
-net = BNMLPClassifier((16,), max_iter=10, batch_size=32, n_ensemble=1)
+net = BNMLPClassifier((16,), max_iter=10, batch_size=32, n_ensemble=1, numeric_embedding=None)
 compare_schemes(
     net, X, y, cv=4, n_candidates=1, inner_cv=2, random_state=0, n_repeats=2, n_seeds=2, on_plan=None, out=sys.argv[1]
 )

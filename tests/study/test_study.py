@@ -57,10 +57,10 @@ def test_equals_a_plain_nested_loop(table, schemes, n_candidates):
     """Every candidate's inner score, a log loss; that the best one is chosen, and its accuracy on the test rows."""
     X, y = table
     model = make_pipeline(StandardScaler(), BNMLPClassifier(**SMALL))
-    cv = StratifiedKFold(3, shuffle=True, random_state=5)
+    cv = StratifiedKFold(2, shuffle=True, random_state=5)
     settings = {"schemes": schemes, "cv": cv, "n_candidates": n_candidates, "inner_cv": 2, "random_state": 1, **ONCE}
     study = compare_schemes(model, X, y, **settings)
-    assert len(study.frame) == 3 * len(schemes)
+    assert len(study.frame) == 2 * len(schemes)
     rates, dropout = (
         study.tuning.groupby(["fold", "scheme"])[name].apply(frozenset).unstack()
         for name in ("learning_rate_init", "dropout")

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.datasets import make_classification, make_regression
+from small_command import small_pipeline
 from statsmodels.stats.multitest import multipletests
 
 from sk_bnreg import compare_schemes
@@ -31,7 +32,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(folder, tmp_path_factory, small_pipeline):
+def found(folder, tmp_path_factory):
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sk_bnreg.study.survey.network_pipeline", small_pipeline)
@@ -40,7 +41,7 @@ def found(folder, tmp_path_factory, small_pipeline):
     return result
 
 
-def test_each_table_has_what_its_own_comparison_finds(found, folder, small_pipeline):
+def test_each_table_has_what_its_own_comparison_finds(found, folder):
     assert list(found.tables().index) == ["first", "second", "third"]
     assert list(found.tables()["n_used"]) == [80, 80, 70]
     assert list(found.tables()["task"]) == ["classification", "classification", "regression"]

@@ -6,7 +6,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import Client, LocalCluster
 from sklearn import config_context
 from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier
 from sklearn.compose import TransformedTargetRegressor
@@ -225,12 +224,11 @@ def test_equal_schemes_settle_at_the_first_look(table):
     assert (study.table()[["difference", "low", "high"]].abs() < 1e-100).all(axis=None)
 
 
-def test_outer_folds_on_dask_workers_are_the_same_study(table):
+def test_outer_folds_on_dask_workers_are_the_same_study(table, dask_workers):
     model = make_pipeline(MinMaxScaler(), BNMLPClassifier(**SMALL))
     scoring = make_scorer(accuracy_score)
     here = compare_schemes(model, *table, cv=3, scoring=scoring, rope=0.01, **FEW)
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0")
-    with cluster, Client(cluster), joblib.parallel_config("dask"):
+    with joblib.parallel_config("dask"):
         there = compare_schemes(model, *table, cv=3, scoring=scoring, rope=0.01, n_jobs=2, **FEW)
     clocks = ["seconds", "elapsed"]
     pd.testing.assert_frame_equal(here.frame.drop(columns=clocks), there.frame.drop(columns=clocks), check_exact=True)
