@@ -342,6 +342,17 @@ def survey(
     ------
     ValueError
         If no table could be used.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_bnreg import survey
+    >>> folder = Path(mkdtemp())
+    >>> load_iris(as_frame=True).frame.to_csv(folder / "iris.csv", index=False)
+    >>> survey(folder, folder / "out", max_rows=50, n_folds=2, n_candidates=1, inner_cv=2)
+    Survey(1 tables, 21 schemes)
     """
     paths = table_paths(folder)
     settings = {
