@@ -1,8 +1,6 @@
 """Sphinx: the pages of this folder, the API of every public name, and the examples, executed."""
 
 import inspect
-import warnings
-from pathlib import Path
 
 import sk_bnreg
 from sk_bnreg import borrowed
@@ -19,7 +17,6 @@ extensions = [
 exclude_patterns = ["_build", "digits", "examples", "static", "templates"]
 templates_path = ["templates"]
 default_role = "literal"
-nitpicky = False
 suppress_warnings = ["config.cache"]  # the functions in this file are no part of what it caches
 
 myst_heading_anchors = 3
@@ -60,9 +57,6 @@ sphinx_gallery_conf = {
 
 # an estimator that an example shows links its parameters to its page here
 borrowed.DOCUMENTATION = ".."
-warnings.filterwarnings(
-    "ignore", category=UserWarning, module="joblib"
-)  # a leaked semaphore of a pool that was stopped
 
 
 def only_ours(app, what, name, obj, skip, options):
@@ -74,4 +68,3 @@ def only_ours(app, what, name, obj, skip, options):
 
 def setup(app):
     app.connect("autodoc-skip-member", only_ours)
-    (Path(app.srcdir) / "gallery").mkdir(exist_ok=True)

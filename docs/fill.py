@@ -1,4 +1,4 @@
-"""Put what was measured into README.md, docs/benchmarks.md and docs/accuracy.md.
+"""Put what was measured into README.md and docs/benchmarks.md.
 
 python docs/fill.py                         # from what is saved
 TABLES=DIR python docs/fill.py racing       # measure benchmarks/saved/racing.txt afresh first
@@ -27,7 +27,7 @@ SAVED, DOCS = ROOT / "benchmarks" / "saved", ROOT / "docs"
 def main(*names):
     for name in names:
         measure(SAVED / f"{name}.txt")
-    for page in (ROOT / "README.md", DOCS / "benchmarks.md", DOCS / "accuracy.md"):
+    for page in (ROOT / "README.md", DOCS / "benchmarks.md"):
         page.write_text(filled(page.read_text()))
     matplotlib.rcParams["svg.hashsalt"] = "digits"
     figure = SchemeComparisonDisplay.from_comparison(digits_study()).figure_
