@@ -36,6 +36,7 @@ __all__ = [
     "check_method_params", "check_partial_fit_first_call", "check_sample_weight", "fit_and_score", "fused_adamw",
     "has_callbacks", "init_context", "initialize_callbacks", "lerp_all", "listens", "num_samples", "optimizing",
     "safe_indexing", "score", "scorers_of", "storage_of", "trial_id", "warn_or_raise_about_fit_failures",
+    "words_of_nothing",
 ]  # fmt: skip
 
 
@@ -173,3 +174,13 @@ def optimizing(study: "optuna.Study") -> Iterator[Callable[[], bool]]:
     study._stop_flag = False
     yield lambda: study._stop_flag
     study._thread_local.in_optimize_loop = False
+
+
+# skrub 0.11.0
+
+
+def words_of_nothing() -> list[str]:
+    """Return what a skrub encoder takes for a missing value when it stands in a text. Instead: a list of our own."""
+    from skrub._clean_null_strings import STR_NA_VALUES
+
+    return STR_NA_VALUES

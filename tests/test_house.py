@@ -5,7 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
+from skorch import NeuralNet
+
 import sk_bnreg
+from sk_bnreg.borrowed import BaseSearchCV
 
 # Folders, and the files in each, in the order of imports.
 HOUSE = {
@@ -67,6 +72,38 @@ def test_importing_adds_nothing_that_only_the_study_needs():
         "skops",
     }
     assert not added & needed
+
+
+def test_what_other_packages_keep_to_themselves_is_borrowed_in_one_place():
+    """Beyond what a base class offers those that inherit from it, and what numba's manual shows."""
+    trees = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    nodes = [(file, node) for file, tree in trees.items() for node in ast.walk(tree)]
+    definitions = (ast.FunctionDef, ast.ClassDef)
+    ours = {node.name for _, node in nodes if isinstance(node, definitions)}
+    ours |= {node.attr for _, node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    ours |= {node.id for _, node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    read = [(file, node.attr) for file, node in nodes if isinstance(node, ast.Attribute) and node.attr not in ours]
+    imports = [(file, node) for file, node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
+    read += [(file, part) for file, node in imports for part in node.module.split(".")]
+    read += [(file, alias.name) for file, node in imports for alias in node.names]
+    private = {(file, name) for file, name in read if name.startswith("_") and not name.startswith("__")}
+    private = {(file, name) for file, name in private if file != "borrowed"}
+    of_bases = {
+        ("preparation", "_validate_params"): BaseEstimator,
+        ("base", "_init_callback_context"): CallbackSupportMixin,
+        ("grid", "_validate_params"): BaseSearchCV,
+        ("grid", "_init_callback_context"): BaseSearchCV,
+        ("grid", "_get_scorers"): BaseSearchCV,
+        ("grid", "_get_routed_params_for_fit"): BaseSearchCV,
+        ("grid", "_run_search"): BaseSearchCV,
+        ("grid", "_check_refit_for_multimetric"): BaseSearchCV,
+        ("grid", "_select_best_index"): BaseSearchCV,
+        ("grid", "_format_results"): BaseSearchCV,
+        ("net", "_default_callbacks"): NeuralNet,
+    }
+    assert private - {*of_bases} == {("simd", "_getvalue")}
+    gone = [name for (_, name), base in of_bases.items() if not hasattr(base, name)]
+    assert gone == []
 
 
 def test_all_public_names_exist():

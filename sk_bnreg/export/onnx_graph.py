@@ -15,6 +15,7 @@ from sklearn.base import is_classifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sk_bnreg.borrowed import words_of_nothing
 from sk_bnreg.engine.embedding import SIZE
 from sk_bnreg.engine.net import StackedNet
 from sk_bnreg.estimators.networks import BNMLPClassifier, BNMLPRegressor
@@ -275,19 +276,17 @@ def _write_columns(graph: _Graph, vectorizer: Any) -> str:
 
 
 def _one_hot(graph: _Graph, encoder: Any, column: str) -> str:
-    from skrub._clean_null_strings import STR_NA_VALUES
-
     (categories,) = encoder.categories_
     missing = [i for i, category in enumerate(categories) if category is None or category != category]
     words = [category for i, category in enumerate(categories) if i not in missing]
-    known = not encoder._infrequent_enabled and encoder.handle_unknown == "ignore"
+    known = not hasattr(encoder, "infrequent_categories_") and encoder.handle_unknown == "ignore"
     if not known or not all(isinstance(word, str) for word in words):
         raise ValueError(
             f"The column {column!r} cannot be converted to ONNX: its OneHotEncoder must be of text, with "
             "handle_unknown='ignore' and no infrequent categories."
         )
     keys = {category: i for i, category in enumerate(categories) if i not in missing}
-    keys = {**dict.fromkeys(STR_NA_VALUES, missing[0] if missing else -1), **keys}
+    keys = {**dict.fromkeys(words_of_nothing(), missing[0] if missing else -1), **keys}
     code = graph.node(
         "LabelEncoder", graph.input(column, TensorProto.STRING, 1), domain="ai.onnx.ml",
         keys_strings=list(keys), values_int64s=list(keys.values()), default_int64=-1,
