@@ -1,0 +1,46 @@
+"""Cases at the public doors, most of them bad: right, refused in clear words, or wrong.
+
+python benchmarks/bad_inputs.py [N] [DOOR ...]
+
+N cases (1,000 unless given) of every door in tests/*_doors.py, or of those named; tests/doors.py says what is wrong. Of
+the wrong ones the first of each kind is shown, with how many there are.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path.insert(0, str(TESTS))
+
+from doors import tally  # noqa: E402
+
+AT_ONCE = 1000  # hypothesis remembers what it has drawn
+
+
+def main(n=1000, *names):
+    doors = [door for path in sorted(TESTS.glob("*_doors.py")) for door in importlib.import_module(path.stem).DOORS]
+    total = dict.fromkeys(("cases", "right", "refused", "wrong"), 0)
+    print(f"{'door':28}{'cases':>8}{'right':>8}{'refused':>9}{'wrong':>7}")
+    for door in doors:
+        if names and door.name not in names:
+            continue
+        results = [tally(door, min(AT_ONCE, n - start), start) for start in range(0, n, AT_ONCE)]
+        counts = {key: sum(result.counts[key] for result in results) for key in ("right", "refused", "wrong")}
+        show(door.name, {"cases": sum(counts.values()), **counts})
+        total = {key: total[key] + value for key, value in {"cases": sum(counts.values()), **counts}.items()}
+        wrong = {}
+        for result in results:
+            for kind, (number, first) in result.wrong.items():
+                wrong[kind] = wrong.get(kind, (0,))[0] + number, first
+        for number, (why, case) in wrong.values():
+            print(f"    {number} x {why}\n        {case}", flush=True)
+    show("all", total)
+
+
+def show(name, counts):
+    print(f"{name:28}{counts['cases']:8,}{counts['right']:8,}{counts['refused']:9,}{counts['wrong']:7,}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:2]), *sys.argv[2:])
