@@ -47,16 +47,16 @@ def judged(results, question, metric, n_networks):
 @pytest.mark.filterwarnings("error", "ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")  # as users see
 def test_a_mixed_table_as_it_comes_and_what_is_saved(mixed, call, monkeypatch):
     monkeypatch.chdir(mixed)  # paths are given as people give them
-    arguments = ("mixed.csv", "--quick", "--candidates", 1, "--folds", 2, "--seeds", 8, "--out", "out")
+    arguments = ("mixed.csv", *TINY, "--schemes", "bn, bn+l2", "--seeds", 8, "--out", "out")
     done = call(*arguments)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     said = words(done.stdout)
     assert "classification of 'label', 240 rows, 4 columns (--quick: fewer rows, folds and candidates" in said
-    assert "5 schemes x 1 candidates x 2 inner folds in 2 outer folds, then 8 seeds: 100 network fits a repeat" in said
+    assert "2 schemes x 1 candidates x 2 inner folds in 2 outer folds, then 8 seeds: 40 network fits a repeat" in said
     results = pd.read_parquet(mixed / "out" / "results.parquet")
     assert set(results["metric"]) == {"accuracy", "d2_log_loss_score"}
-    assert results.value_counts("n_networks").to_dict() == {1: 2 * 5 * 2 * 8, 8: 2 * 5 * 2}
+    assert results.value_counts("n_networks").to_dict() == {1: 2 * 2 * 2 * 8, 8: 2 * 2 * 2}
     n_fits = results.drop_duplicates(["fold", "elapsed"])["n_fits"].sum()
     assert "1 repeat of the folds, 8 seeds: as many as were asked for. Seeds have at most" in said
     assert f"{n_fits} network fits stand behind these scores" in said
