@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import count
 from threading import local
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from joblib import cpu_count
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 CACHE_LINE = 64  # bytes
 _left = local()  # to workers, by the thread that `threads_left_to_workers` runs in
@@ -90,13 +91,27 @@ def threads_left_to_workers() -> Iterator[None]:
     Around the training of small networks torch has thousands of operations of microseconds each. On a machine whose
     cores others use too, every one that is divided waits for its slower half: for milliseconds, with its core busy.
     """
-    _left.n_threads = n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before, _left.n_threads = getattr(_left, "n_threads", None), _n_threads()
     try:
-        yield
+        with one_thread():
+            yield
     finally:
-        torch.set_num_threads(n_threads)
-        del _left.n_threads
+        _left.n_threads = before
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Let operations that the calling thread asks for take one thread within, those of other threads what they may.
+
+    `torch.set_num_threads` would be heard by other threads too, and of two that overlap the last would put back the
+    first one's number.
+    """
+    torch.get_num_threads()  # torch sets up a thread when it first asks this: not within
+    # selected, or the end would put back what others may have changed: numbers of a BLAS, which are all threads'
+    return ThreadpoolController().select(user_api="openmp").limit(limits=1)
+
+
+def _n_threads() -> int:
+    return getattr(_left, "n_threads", None) or torch.get_num_threads()
 
 
 class Workers:
@@ -107,7 +122,7 @@ class Workers:
     """
 
     def __enter__(self) -> "Workers":
-        self.n_threads = min(getattr(_left, "n_threads", None) or torch.get_num_threads(), cpu_count())
+        self.n_threads = min(_n_threads(), cpu_count())
         self.rooms = [Room() for _ in range(self.n_threads)]
         self.stop = np.zeros(1, np.int64)
         # numbers below 1e-38 are 0 in these threads: arithmetic with them is a hundred times slower

@@ -156,7 +156,7 @@ def evaluate(
             if here:
                 outcomes = (attempt(function, *arguments) for function, *arguments in jobs)
             else:
-                parallel = Parallel(n_jobs, pre_dispatch=pre_dispatch, batch_size=1, return_as="generator_unordered")
+                parallel = Parallel(n_jobs, pre_dispatch=pre_dispatch, batch_size=1, return_as=as_they_come())
                 outcomes = parallel(delayed(attempt)(*job) for job in jobs)
             for results, error in outcomes:
                 if error is not None:
@@ -173,6 +173,20 @@ def evaluate(
     if failure is not None:
         raise failure
     return found
+
+
+def as_they_come() -> str:
+    """Return `return_as` of a `joblib.Parallel` for results as they come, or all in the end from multiprocessing.
+
+    Examples
+    --------
+    >>> from joblib import parallel_config
+    >>> from sk_bnreg.search.evaluation import as_they_come
+    >>> with parallel_config("multiprocessing"):
+    ...     as_they_come()
+    'list'
+    """
+    return "generator_unordered" if get_active_backend()[0].supports_return_generator else "list"
 
 
 def attempt(function: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[Any, Failure | None]:

@@ -5,8 +5,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import joblib
-import torch
 from joblib.parallel import get_active_backend
+
+from sk_bnreg.engine.workers import one_thread
+from sk_bnreg.search.evaluation import as_they_come
 
 
 class Spread:
@@ -50,7 +52,7 @@ class Spread:
             What the calls return, as they end.
         """
         if self.client is None:
-            parallel = joblib.Parallel(n_jobs=self.n_jobs, return_as="generator_unordered")
+            parallel = joblib.Parallel(n_jobs=self.n_jobs, return_as=as_they_come())
             yield from parallel(joblib.delayed(function)(self.study, *job) for job in jobs)
             return
         from distributed import as_completed
@@ -71,9 +73,5 @@ def _same(value: Any) -> Any:
 
 def _with_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function on a Dask worker, whose other cores work on other folds."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return function(*arguments)
-    finally:
-        torch.set_num_threads(n_threads)

@@ -14,7 +14,7 @@ from joblib.parallel import get_active_backend
 
 from sk_bnreg.engine.roles import HIDDEN_WEIGHTS
 from sk_bnreg.estimators.networks import BNMLPClassifier
-from sk_bnreg.search.evaluation import attempt
+from sk_bnreg.search.evaluation import as_they_come, attempt
 from sk_bnreg.stats.folds import WORDS, holm
 from sk_bnreg.stats.tables import Ranking, SignedRank, ranking, signed_rank
 from sk_bnreg.study.compare import BUDGETS, compare_schemes
@@ -430,7 +430,7 @@ def _in_parallel(jobs: Sequence[tuple[Any, ...]], n_jobs: int | None, n_folds: i
     client = getattr(get_active_backend()[0], "client", None)
     if client is None:
         # whole tables in processes, each with its folds one after another: none waits for the last fold of a table
-        yield from joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+        yield from joblib.Parallel(n_jobs=n_jobs, return_as=as_they_come())(
             joblib.delayed(_compare_table)(*job) for job in jobs
         )
         return

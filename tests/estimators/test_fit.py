@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from skorch.callbacks import Callback, EpochTimer
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, fit_stack
 from sk_bnreg.engine.compiled import DIVISIBLE
 from sk_bnreg.engine.rows import feature_quantiles
-from sk_bnreg.engine.workers import Workers
+from sk_bnreg.engine.workers import Workers, threads_left_to_workers
 
 
 def twelve_different_classifiers(**shared):
@@ -171,6 +173,37 @@ def test_fits_of_two_threads_overlap_and_change_nothing_outside(classes):
         np.testing.assert_array_equal(net.predict_proba(X), other.predict_proba(X))
     assert torch.get_num_threads() == n_threads
     assert float(torch.tensor(1e-40) * 1) > 0
+
+
+def numbers_of_threads():
+    """Return how many threads torch and its MKL may use in a thread that has not asked before."""
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(torch.__config__.parallel_info).result()
+    return re.findall(r"(\w+)\(\) : (\d+)", told)
+
+
+def test_threads_are_as_they_were_after_contexts_of_two_threads_that_overlap(threads):
+    """The second begins within the first and ends after it: there `torch.set_num_threads` leaves the process one."""
+    threads(3)
+    before, found = numbers_of_threads(), {}
+    second_begun, first_over = Event(), Event()
+
+    def second():
+        with threads_left_to_workers(), Workers() as workers:
+            found["second"] = torch.get_num_threads(), workers.n_threads
+            second_begun.set()
+            first_over.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        with threads_left_to_workers(), Workers() as workers:
+            other = pool.submit(second)
+            second_begun.wait(10)
+            found["first"] = torch.get_num_threads(), workers.n_threads
+            found["meanwhile"] = numbers_of_threads()
+        first_over.set()
+        other.result(10)
+    assert found == {"first": (1, 3), "second": (1, 3), "meanwhile": before}
+    assert (torch.get_num_threads(), numbers_of_threads()) == (3, before)
 
 
 FORK = """

@@ -55,14 +55,17 @@ class CountedArray(np.ndarray):
         return super().__reduce_ex__(protocol)
 
 
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
+def test_joblib_workers_score_bit_for_bit_as_one_process(table, backend):
+    here = search().fit(*table)
+    with joblib.parallel_config(backend):
+        assert_same_bits(search(n_jobs=2).fit(*table), here)
+
+
 def test_dask_workers_score_bit_for_bit_as_one_process(dask_workers, table):
     here = search().fit(*table)
     with joblib.parallel_config("dask"):
         assert_same_bits(search().fit(*table), here)
-
-
-def test_joblib_workers_score_bit_for_bit_as_one_process(table):
-    assert_same_bits(search(n_jobs=2).fit(*table), search().fit(*table))
 
 
 @pytest.mark.filterwarnings("ignore:A worker stopped:UserWarning")
