@@ -130,10 +130,10 @@ class Contrast(Judgement):
     @property
     def hint(self) -> str:
         """What a one-sided verdict leaves out: ", and probably helps by a little" if P(difference > 0) > 0.95."""
-        probably = {"harmless": ("helps", self.mean > 0), "dispensable": ("hurts", self.mean < 0)}
-        word, on_that_side = probably.get(self.verdict, ("", False))
+        # of a difference that lies surely on the other side of 0 the word would be "redundant"
+        verb = {"harmless": "helps", "dispensable": "hurts"}.get(self.verdict)
         # half the two-sided p-value is the posterior probability of the other side of 0
-        return f", and probably {word} by a little" if on_that_side and self.p_value / 2 < 1 - CONFIDENCE else ""
+        return f", and probably {verb} by a little" if verb and self.p_value / 2 < 1 - CONFIDENCE else ""
 
     def summary(self) -> str:
         """Return the result as one sentence."""

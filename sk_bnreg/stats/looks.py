@@ -60,9 +60,7 @@ def chance(contrast: Contrast, n_folds: int) -> float:
     float
     """
     c = contrast
-    if n_folds <= c.n_folds:
-        return float(c.verdict in STRONG)
-    move = c.sd * np.sqrt(1 / c.n_folds - 1 / n_folds)
+    move = c.sd * np.sqrt(max(0.0, 1 / c.n_folds - 1 / n_folds))
     if not move:
         return float(c.verdict in STRONG)
     half = stats.t.ppf(CONFIDENCE, n_folds - 1) * c.sd * standard_error(n_folds, c.test_ratio)
@@ -96,11 +94,11 @@ def outlook(contrast: Contrast, most_folds: int, n_rows: int, seed_sd: float = 0
     spread = f"the difference varies between folds with sd {c.sd:.2g}{seeds}"
     if (probability := chance(c, most_folds)) >= FUTILE:
         return f"{spread}: {most_folds} folds would decide it with a probability of {100 * probability:.0f} %"
-    needed = rows_needed(c, most_folds, n_rows, seed_sd)
-    if needed > 100 * n_rows and rows_needed(c, most_folds, n_rows) <= 100 * n_rows:
-        return f"{spread}: no number of folds decides it while seeds vary so much; more seeds might"
-    if needed > 100 * n_rows:
+    out_of_reach = 100 * n_rows
+    if rows_needed(c, most_folds, n_rows) > out_of_reach:
         return f"{spread}, and its mean lies at the rope's edge: no number of folds decides it, and hardly any of rows"
+    if (needed := rows_needed(c, most_folds, n_rows, seed_sd)) > out_of_reach:
+        return f"{spread}: no number of folds decides it while seeds vary so much; more seeds might"
     return f"{spread}: no number of folds decides it; about {float(f'{needed:.1g}'):,.0f} rows would, if its mean stays"
 
 

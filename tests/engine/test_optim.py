@@ -1,5 +1,7 @@
 """Solvers and schedules against hand-written updates and torch's own."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,21 @@ def test_decay_of_each_role_equals_the_hand_written_update(role, l2_mode, solver
         assert (l2 > 0).any()
         expected = hand_written_steps(before[m], gradients[:, m].numpy(), rates[m], l2, l2_mode, solver)
         np.testing.assert_allclose(stack.theta[m].detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("l2_mode", L2_MODES)
+def test_a_step_as_the_kernel_compiles_it_equals_the_hand_written_update(l2_mode, solver):
+    """In plain Python, where numbers are checked that compiled code would take from anywhere."""
+    rng, l2, rate = np.random.default_rng(0), 0.3, 0.05
+    theta, gradients = rng.standard_normal(6), rng.standard_normal((4, 6)) * [1, 1e-3, 1, 1e-3, 1, 1e-7]
+    expected = hand_written_steps(theta, gradients, rate, l2, l2_mode, solver)
+    moments = [np.zeros(6) for _ in SOLVERS[solver].moments]
+    strengths = [l2 * (l2_mode == mode) for mode in ("loss", "decoupled")]
+    for clock, gradient in enumerate(gradients, 1):
+        facts = SimpleNamespace(**CONSTANTS[solver])
+        SOLVERS[solver].compiled_step(theta, gradient, moments[0], moments[-1], facts, rate, clock, *strengths)
+    np.testing.assert_allclose(theta, expected, rtol=1e-12)
 
 
 def test_roles_are_known_by_what_they_are_not_by_shape():

@@ -105,7 +105,12 @@ def test_rows_needed_by_hand():
     assert rows_needed(result(0.0, 0.02, rope=0.01), 100, 1_000) == pytest.approx(
         1_000 * (2 * 1.6604 * 0.5099) ** 2, 1e-4
     )
-    assert rows_needed(result(0.01, 0.02, rope=0.01), 100, 1_000) == np.inf
+    # seeds are 1e-4 of the variance of 4e-4, and of the 1e-4 / (1.6604 * 0.5099)^2 that are allowed
+    assert rows_needed(result(0.0, 0.02, rope=0.01), 100, 1_000, seed_sd=0.01) == pytest.approx(
+        1_000 * 3 / ((1.6604 * 0.5099) ** -2 - 1), 1e-3
+    )
+    with np.errstate(divide="raise"):
+        assert rows_needed(result(0.01, 0.02, rope=0.01), 100, 1_000) == np.inf
     # seeds alone are more than the 0.0118 that are allowed
     assert rows_needed(result(0.0, 0.02, rope=0.01), 100, 1_000, seed_sd=0.012) == np.inf
 
@@ -137,16 +142,34 @@ def test_the_outlook_in_words(mean, sd, seed_sd, sentence):
     assert found == (sentence and f"the difference varies between folds with {sentence}")
 
 
-def test_the_outlook_tells_the_chance_of_more_folds():
-    """Half of 95 folds to come decide it where their mean need not move: it lies at the edge of what they can tell."""
+@pytest.mark.parametrize(("moves", "percent"), [(0.0, 50), (0.7, 76)])
+def test_the_outlook_tells_the_chance_of_more_folds(moves, percent):
+    """Beyond the edge of what 100 folds can tell by so many standard deviations of what 90 of them may change."""
     reach = stats.t.ppf(0.95, 99) * 0.02 * np.sqrt(1 / 100 + RATIO)
-    found = outlook(result(0.01 + reach, 0.02, rope=0.01), 100, 1_000)
-    assert (
-        found
-        == "the difference varies between folds with sd 0.02: 100 folds would decide it with a probability of 50 %"
-    )
+    mean = 0.01 + reach + moves * 0.02 * np.sqrt(1 / 10 - 1 / 100)
+    found = outlook(result(mean, 0.02, rope=0.01), 100, 1_000)
+    expected = f"sd 0.02: 100 folds would decide it with a probability of {percent} %"
+    assert found == f"the difference varies between folds with {expected}"
 
 
+@pytest.mark.parametrize(
+    ("alone", "with_seeds", "end"),
+    [
+        (99, 99.5, "no number of folds decides it; about 100,000 rows would, if its mean stays"),
+        (99, 100.5, "no number of folds decides it while seeds vary so much; more seeds might"),
+        (50, np.inf, "no number of folds decides it while seeds vary so much; more seeds might"),
+        (100.5, 102, "no number of folds decides it, and hardly any of rows"),
+    ],
+)
+def test_a_hundred_times_the_rows_are_out_of_reach(alone, with_seeds, end):
+    """The rows needed are sd^2 / allowed^2 times those there are, and (sd^2 - seeds^2) / (allowed^2 - seeds^2)."""
+    allowed = 0.02 / np.sqrt(alone)
+    seed_sd = np.sqrt((with_seeds * allowed**2 - 0.02**2) / (with_seeds - 1)) if with_seeds < np.inf else allowed
+    to_edge = allowed * stats.t.ppf(0.95, 99) * np.sqrt(1 / 100 + RATIO)
+    assert outlook(result(0.01 - to_edge, 0.02, rope=0.01), 100, 1_000, 1.0001 * seed_sd).endswith(end)
+
+
+@pytest.mark.filterwarnings("error")
 def test_seed_deviation_by_hand():
     """Variances 2 and 8 of two folds, whose mean is halved by two seeds."""
     assert seed_deviation(np.array([[1.0, 3.0], [2.0, 6.0]])) == pytest.approx(np.sqrt(2.5))
@@ -179,7 +202,7 @@ def test_seeds_needed_at_the_ends():
     same = np.random.default_rng(0).normal(size=(5, 1)) * np.ones((5, 4))
     assert seeds_needed(same) == 4  # seeds change nothing
     assert seeds_needed(same, step=3) == 6
-    assert seeds_needed(np.zeros((5, 4))) == 4
+    assert seeds_needed(np.zeros((5, 3))) == 3
     only_seeds = np.tile([[1.0, -1.0, 2.0, -2.0]], (5, 1))
     assert seeds_needed(only_seeds) == MOST_SEEDS
     assert seeds_needed(only_seeds, step=3) == MOST_SEEDS // 3 * 3

@@ -1,5 +1,7 @@
 """The comparisons of models, on one and across data sets, against published numbers and other libraries."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,6 +67,20 @@ def test_without_shared_rows_it_is_the_ordinary_t_test():
     assert result.p_value == pytest.approx(ordinary.pvalue)
     interval = ordinary.confidence_interval(0.95)
     assert (result.low, result.high) == pytest.approx((interval.low, interval.high))
+    assert result.scale == pytest.approx(stats.sem(differences))
+
+
+def test_two_folds_have_cauchys_distribution():
+    """t with one degree of freedom: 1/2 + arctan(x) / pi. Mean 0.2, variance 0.02 * (1 / 2 + 1 / 2)."""
+    result = contrast([0.1, 0.3], test_ratio=0.5, rope=0.05)
+    assert result.p_better == pytest.approx(0.5 + np.arctan((0.2 - 0.05) / np.sqrt(0.02)) / np.pi)
+    assert resolution(2, 0.5) == pytest.approx(np.tan(0.45 * np.pi))
+
+
+def test_differences_in_single_precision_are_judged_in_double():
+    differences = np.random.default_rng(0).normal(0.3, 1, 20).astype("float32")
+    for judge in (partial(contrast, test_ratio=0.25), signed_rank):
+        assert judge(differences, rope=0.1) == judge(differences.astype(float), rope=0.1)
 
 
 @pytest.mark.parametrize(
