@@ -1,12 +1,13 @@
 """Solvers and schedules against hand-written updates and torch's own."""
 
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from sk_bnreg.engine.roles import L2_TARGETS, ROLES, l2_by_role
+from sk_bnreg.engine.roles import L2_TARGETS, ROLES, l2_by_role, lacking_roles, network_blocks
 from sk_bnreg.engine.solvers import L2_MODES, LEARNING_RATES, SOLVERS, Member, decay_budgets, learning_rates
 from sk_bnreg.engine.stack import StackedMLP
 
@@ -76,6 +77,38 @@ def test_a_step_as_the_kernel_compiles_it_equals_the_hand_written_update(l2_mode
     np.testing.assert_allclose(theta, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_pickled_solver_goes_on_where_it_was(solver):
+    stack = StackedMLP(n_members=1, n_features=2, hidden_layer_sizes=(3,), n_outputs=1, dtype=torch.float64)
+    members = [make_member(l2_by_role(0.3, "all"), mode) for mode in L2_MODES]
+    optimizer = SOLVERS[solver](stack, members[:1], **CONSTANTS[solver])
+    gradients = torch.randn(5, *stack.theta.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for gradient in gradients[:4]:
+        stack.theta.grad = gradient.clone()
+        optimizer.step(torch.full((1, 1), 0.1, dtype=torch.float64))
+    again = pickle.loads(pickle.dumps(optimizer))
+    for one in (optimizer, again):
+        one.stack.theta.grad = gradients[4].clone()
+        one.step(torch.full((1, 1), 0.1, dtype=torch.float64))
+    assert torch.equal(again.stack.theta, stack.theta)
+    assert (optimizer.clock(), again.clock()) == ((5, 5) if solver == "adam" else (0, 0))
+    assert "step" not in vars(SOLVERS[solver])  # torch did not wrap it
+
+
+@pytest.mark.parametrize("l2_mode", L2_MODES)
+def test_the_penalty_is_half_the_strengths_times_the_squared_norms(l2_mode):
+    stack = StackedMLP(n_members=2, n_features=2, hidden_layer_sizes=(3,), n_outputs=1, dtype=torch.float64)
+    stack.theta.data.normal_(generator=torch.Generator().manual_seed(0))
+    strengths = [l2_by_role({"weights": 0.1, "gamma": 2.0, "beta": 3.0}, "none"), l2_by_role(0.5, "beta")]
+    optimizer = SOLVERS["sgd"](stack, [make_member(l2, l2_mode) for l2 in strengths], momentum=0.8)
+    norms = {role: stack.theta.detach()[:, columns].square().sum(1) for role, columns in stack.slices.items()}
+    expected = [sum(l2[role] / 2 * norms[role][m].item() for role in ROLES) for m, l2 in enumerate(strengths)]
+    assert np.allclose(optimizer.penalty(), expected if l2_mode == "loss" else 0.0, rtol=1e-12)
+    # neighbours with the same strengths are multiplied at once: 3 * 2 and 3 weights; biases have none
+    columns = [columns for columns, _ in optimizer.coupled + optimizer.decoupled]
+    assert columns == [slice(0, 9), slice(10, 13), slice(13, 16)]
+
+
 def test_roles_are_known_by_what_they_are_not_by_shape():
     stack = StackedMLP(n_members=2, n_features=3, hidden_layer_sizes=(4, 5), n_outputs=2)
     sizes = {role: columns.stop - columns.start for role, columns in stack.slices.items()}
@@ -97,7 +130,7 @@ def test_roles_are_known_by_what_they_are_not_by_shape():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("n_steps", [1, 2, 7, 100])
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 7, 100])
 def test_schedules_equal_torchs(n_steps):
     def torch_rates(make):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
@@ -112,7 +145,7 @@ def test_schedules_equal_torchs(n_steps):
     cosine = torch_rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, n_steps))
     np.testing.assert_allclose(learning_rates("cosine", 0.2, n_steps), cosine, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(learning_rates("constant", 0.2, n_steps), np.full(n_steps, 0.2))
-    if n_steps > 3:
+    if n_steps > 1:
         one_cycle = torch_rates(lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.2, total_steps=n_steps))
         np.testing.assert_allclose(learning_rates("one-cycle", 0.2, n_steps), one_cycle, rtol=1e-9)
     for schedule in LEARNING_RATES:
@@ -146,7 +179,9 @@ def test_adam_has_no_budget_in_loss_mode():
     stack = StackedMLP(n_members=1, n_features=2, hidden_layer_sizes=(3,), n_outputs=1)
     member = make_member(l2_by_role(0.1, "weights"), "loss")
     optimizer = SOLVERS["adam"](stack, [member], **CONSTANTS["adam"])
-    assert np.isnan(decay_budgets(member, 1.0, optimizer.decay_factor("loss", CONSTANTS["adam"]))["hidden_weights"])
+    budgets = decay_budgets(member, 1.0, optimizer.decay_factor("loss", CONSTANTS["adam"]))
+    assert np.isnan([budgets["hidden_weights"], budgets["output_weights"]]).all()
+    assert budgets["gamma"] == 0.0
 
 
 def test_a_budget_exists_where_l2_shrinks_every_parameter_alike():
@@ -162,6 +197,47 @@ def test_l2_by_role():
     assert l2_by_role(0.5, ("weights", "beta")) == {role: 0.5 * (role in (*weights, "beta")) for role in ROLES}
     assert l2_by_role({"weights": 0.1, "gamma": 2}, "none")["output_weights"] == 0.1
     assert l2_by_role({"weights": 0.1, "gamma": 2}, "none")["gamma"] == 2.0
+    for role in ROLES:
+        assert l2_by_role(0.5, role) == l2_by_role(0.5, (role,)) == l2_by_role({role: 0.5}, "all")
+    # the name of one role goes before that of both, in whichever order
+    for l2 in ({"weights": 0.1, "hidden_weights": 0.3}, {"hidden_weights": 0.3, "weights": 0.1}):
+        assert list(l2_by_role(l2, "all").values()) == [0.3, 0.1, 0, 0, 0, 0]
+    assert set(l2_by_role(0, "all").values()) == {0.0}
+
+
+def test_blocks_by_hand():
+    """Two hidden layers of 4 and 5 units on two features, one of them embedded: three more inputs, of 8 functions."""
+    blocks = network_blocks(2, (4, 5), 3, n_embedded=1)
+    assert [tuple(block) for block in blocks] == [
+        (1, "weights", "hidden_weights", (4, 5), 0, 20),
+        (2, "weights", "hidden_weights", (5, 4), 20, 40),
+        (3, "weights", "output_weights", (3, 5), 40, 55),
+        (3, "shift", "biases", (3,), 55, 58),
+        (1, "scale", "gamma", (4,), 58, 62),
+        (2, "scale", "gamma", (5,), 62, 67),
+        (1, "shift", "beta", (4,), 67, 71),
+        (2, "shift", "beta", (5,), 71, 76),
+        (1, "embeddings", "embeddings", (1, 8, 5), 76, 116),
+    ]
+    plain = network_blocks(2, (4,), 3, batch_norm=False)
+    assert [(block.layer, block.kind, block.role, block.start) for block in plain] == [
+        (1, "weights", "hidden_weights", 0), (2, "weights", "output_weights", 8), (1, "shift", "biases", 20),
+        (2, "shift", "biases", 24),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "lacking"),
+    [
+        ({}, set()),
+        ({"embedded": False}, {"embeddings"}),
+        ({"batch_norm": False}, {"gamma", "beta"}),
+        ({"n_hidden": 1, "embedded": False}, {"embeddings"}),
+        ({"n_hidden": 0}, {"hidden_weights", "gamma", "beta"}),
+    ],
+)
+def test_roles_that_a_kind_of_network_lacks(kind, lacking):
+    assert lacking_roles(**kind) == lacking
 
 
 @pytest.mark.parametrize(
@@ -173,6 +249,7 @@ def test_l2_by_role():
         ({"gamma": float("inf")}, "all", "l2 must be a finite number >= 0"),
         ({"gammas": 0.1}, "all", "l2 names the unknown role 'gammas'; the roles are"),
         (0.1, ("weights", "bias"), "l2_targets names the unknown role 'bias'"),
+        ("0.1", "weights", "l2 must be a finite number >= 0"),
         (0.1, "weight", "l2_targets must be one of .* got 'weight'"),
     ],
 )
