@@ -157,9 +157,8 @@ def ranking(scores: "pd.DataFrame") -> Ranking:
     tied = (values == values[:, :1]).all()
     statistic, p_value = (0.0, 1.0) if tied else stats.friedmanchisquare(*values.T)
     # each pair by its own differences: with mean ranks a pair's answer would depend on the other schemes
-    upper = np.triu_indices(n_schemes, 1)
     p_values = np.ones((n_schemes, n_schemes))
-    p_values[upper] = holm([_wilcoxon(values[:, i] - values[:, j]) for i, j in zip(*upper, strict=True)])
+    p_values[np.triu_indices(n_schemes, 1)] = holm([_wilcoxon(i - j) for i, j in combinations(values.T, 2)])
     pairs = pd.DataFrame(np.minimum(p_values, p_values.T), index=scores.columns, columns=scores.columns)
     mean_ranks = scores.rank(axis=1, ascending=False).mean()
     return Ranking(mean_ranks, float(statistic), float(p_value), pairs, n_tables)

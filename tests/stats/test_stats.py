@@ -163,7 +163,8 @@ def test_signed_rank_mirrors_and_repeats():
     result, mirrored = signed_rank(differences, rope=0.005), signed_rank(-differences, rope=0.005)
     assert (mirrored.median, mirrored.p_value) == pytest.approx((-result.median, result.p_value))
     assert (mirrored.p_worse, mirrored.p_better) == (result.p_better, result.p_worse)
-    assert signed_rank(differences, rope=0.005) == result
+    assert signed_rank(differences, rope=0.005) == signed_rank(differences, rope=0.005, random_state=0) == result
+    assert result.n_tables == 15
 
 
 @pytest.mark.parametrize(
@@ -216,6 +217,7 @@ def test_friedman_equals_rs_friedman_test():
         {"round out": 53 / 22, "narrow angle": 47 / 22, "wide angle": 32 / 22}
     )
     assert result.n_tables == 22
+    assert ranking(-ROUNDING.convert_dtypes()).p_value == result.p_value  # whatever numbers pandas keeps them as
 
 
 def test_pairs_equal_scikit_posthocs_paired_by_table():
