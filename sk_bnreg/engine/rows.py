@@ -204,7 +204,9 @@ def feature_quantiles(
         values = table[rows][:, columns].toarray()
     weights = None if weight is None else weight[some] / weight.max()  # so that their sum is finite
     method: Any = "inverted_cdf"  # with it integer weights are the same as rows repeated
-    return np.quantile(values.astype(np.float64), np.linspace(0, 1, n), axis=0, weights=weights, method=method)
+    # a hair below, or the rounding of sums of weights would decide which of two values a share of k / (n - 1) ends at
+    levels = np.linspace(0, 1, n) * (1 - 1e-9)
+    return np.quantile(values.astype(np.float64), levels, axis=0, weights=weights, method=method)
 
 
 def _pad(rows: Sequence[Tensor]) -> Tensor:

@@ -78,6 +78,8 @@ class ClassTarget:
     def weigher(self, class_weight: Any, y: NDArray[Any], weight: Any) -> Callable[[NDArray[Any], Any], Any]:
         """Return what gives rows their weights, those of their classes in them, as these training rows determine."""
         by_class = None
+        if self.multilabel and class_weight == "balanced":
+            class_weight = [_balanced(label, weight) for label in y.T]
         if not self.multilabel:
             by_class = compute_class_weight(class_weight, classes=self.classes, y=y, sample_weight=weight)
 
@@ -188,6 +190,13 @@ def squared(roots: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the probabilities of which these are mean square roots."""
     squares = roots**2
     return squares / squares.sum(axis=-1, keepdims=True)
+
+
+def _balanced(label: NDArray[Any], weight: Any) -> dict[int, float]:
+    """Return the weights of 0 and 1 that balance a label; a value that no row has is left as it is."""
+    values = np.unique(label)
+    found = compute_class_weight("balanced", classes=values, y=label, sample_weight=weight)
+    return {0: 1.0, 1: 1.0} | dict(zip(values.astype(int).tolist(), found.tolist(), strict=True))
 
 
 def _check_columns(y: NDArray[Any], n_columns: int) -> None:

@@ -10,7 +10,6 @@ from sklearn.neural_network import MLPClassifier
 from sk_bnreg import BNMLPClassifier
 from sk_bnreg.engine.dropout import Dropout
 from sk_bnreg.engine.functions import ACTIVATIONS, StackedLoss
-from sk_bnreg.engine.roles import ROLES
 from sk_bnreg.engine.rows import batch_bounds
 from sk_bnreg.engine.stack import StackedMLP
 from sk_bnreg.engine.training_pass import TrainingPass
@@ -126,22 +125,6 @@ def test_gradient_of_embeddings_equals_autograd(batch_norm):
             torch.testing.assert_close(losses[m], expected.detach(), rtol=1e-12, atol=0)
             torch.testing.assert_close(stack.theta.grad[m], gradient, rtol=1e-9, atol=1e-13)
             torch.testing.assert_close(stack.train()(x)[m].T, network(x[m].T), rtol=1e-12, atol=1e-14)
-
-
-def test_where_a_role_stands_in_the_flat_parameters_does_not_matter(monkeypatch):
-    usual = make_stack(embedded=(4, 0))
-    for module in ("roles", "stack"):
-        monkeypatch.setattr(f"sk_bnreg.engine.{module}.ROLES", ("embeddings", *ROLES[:-1]))
-    other = make_stack(embedded=(4, 0))
-    assert other.slices["embeddings"].start == 0
-    for role in ROLES:
-        for one, another in zip(usual.blocks(usual.theta)[role], other.blocks(other.theta)[role], strict=True):
-            assert torch.equal(one, another)
-    x, target = make_batch("multiclass")
-    TrainingPass(usual, StackedLoss("multiclass"))(x, target, None)
-    TrainingPass(other, StackedLoss("multiclass"))(x, target, None)
-    for role in ROLES:
-        assert torch.equal(usual.theta.grad[:, usual.slices[role]], other.theta.grad[:, other.slices[role]])
 
 
 def test_embeddings_start_smooth():

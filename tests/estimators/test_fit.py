@@ -79,13 +79,11 @@ def threads(monkeypatch):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("engine", "tolerance"), [("compiled", 0.0), ("torch", 1e-9)])
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 @pytest.mark.parametrize("batch_norm", [True, False])
-def test_stack_equals_single_fits(classes, unequal_rows, solver, batch_norm, engine, tolerance, monkeypatch):
-    """To the bit on a CPU, to rounding as one torch program."""
-    if engine == "torch":
-        monkeypatch.setattr("sk_bnreg.engine.tasks.has_kernel", lambda: False)
+def test_a_torch_stack_equals_single_fits(classes, unequal_rows, solver, batch_norm, monkeypatch):
+    """To rounding, as one torch program; tests/test_laws.py has what the kernel trains, to the bit."""
+    monkeypatch.setattr("sk_bnreg.engine.tasks.has_kernel", lambda: False)
     X, y = classes
     stacked = fit_stack(twelve_different_classifiers(solver=solver, batch_norm=batch_norm), X, y, rows=unequal_rows)
     alone = twelve_different_classifiers(solver=solver, batch_norm=batch_norm)
@@ -93,9 +91,9 @@ def test_stack_equals_single_fits(classes, unequal_rows, solver, batch_norm, eng
         single.fit(X[rows], y[rows])
     assert [net.n_iter_ for net in stacked] == [net.n_iter_ for net in alone]
     assert len({net.n_iter_ for net in alone}) > 3
-    assert max(largest_difference(a, b, X) for a, b in zip(stacked, alone, strict=True)) <= tolerance
+    assert max(largest_difference(a, b, X) for a, b in zip(stacked, alone, strict=True)) <= 1e-9
     for a, b in zip(stacked, alone, strict=True):
-        np.testing.assert_allclose(a.loss_curve_, b.loss_curve_, rtol=tolerance)
+        np.testing.assert_allclose(a.loss_curve_, b.loss_curve_, rtol=1e-9)
         np.testing.assert_allclose([row[3] for row in a.l2_report_], [row[3] for row in b.l2_report_], rtol=1e-12)
 
 

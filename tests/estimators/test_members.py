@@ -1,6 +1,5 @@
 """Ensembles whose members differ, against a plain loop over networks."""
 
-import pickle
 from unittest.mock import patch
 
 import numpy as np
@@ -10,10 +9,9 @@ from loops import mean_of_members
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris, make_multilabel_classification
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_predict
 from skorch.callbacks import EpochTimer
 
-from sk_bnreg import BNMLPClassifier, BNMLPRegressor, StackedGridSearchCV, compare_schemes, fit_stack
+from sk_bnreg import BNMLPClassifier, BNMLPRegressor, compare_schemes, fit_stack
 
 MEMBERS = [
     {"hidden_layer_sizes": (5,), "batch_norm": False},
@@ -65,19 +63,6 @@ def test_numbers_several_targets_and_several_labels():
     X, y = make_multilabel_classification(100, random_state=0)
     fitted = ensemble().fit(X, y)
     np.testing.assert_allclose(fitted.predict_proba(X), by_loop(ensemble(), X, y, X), rtol=0, atol=1e-6)
-
-
-def test_in_company_as_alone():
-    X, y = load_iris(return_X_y=True)
-    alone = ensemble().fit(X, y)
-    stacked = fit_stack([ensemble(), BNMLPClassifier((8,), random_state=1), ensemble(random_state=3)], X, y)
-    np.testing.assert_array_equal(stacked[0].predict_proba(X), alone.predict_proba(X))
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(alone)).predict_proba(X), alone.predict_proba(X))
-    grid = {"batch_size": [16, 50], "members": [MEMBERS, None]}
-    ours = StackedGridSearchCV(ensemble(n_ensemble=2), grid, scoring="neg_log_loss").fit(X, y)
-    plain = GridSearchCV(ensemble(n_ensemble=2), grid, scoring="neg_log_loss").fit(X, y)
-    np.testing.assert_allclose(ours.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"], rtol=1e-9)
-    assert cross_val_predict(ensemble(), X, y).shape == y.shape
 
 
 def test_hooks_hear_the_mean_loss_of_all_members_and_stop_them_together():

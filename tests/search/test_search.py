@@ -5,8 +5,6 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import loguniform, uniform
-from sklearn import config_context
 from sklearn.callback import ProgressBar
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_classification, make_regression
@@ -18,8 +16,6 @@ from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
-    RandomizedSearchCV,
-    ShuffleSplit,
     cross_val_score,
 )
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -27,7 +23,7 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, QuantileTra
 from sklearn.utils.estimator_checks import check_estimator
 from skrub import TableVectorizer
 
-from sk_bnreg import BNMLPClassifier, BNMLPRegressor, StackedGridSearchCV, StackedRandomizedSearchCV
+from sk_bnreg import BNMLPClassifier, BNMLPRegressor, StackedGridSearchCV
 
 FORTY = {
     "learning_rate_init": [0.003, 0.01, 0.03, 0.1, 0.3],
@@ -217,17 +213,6 @@ def test_groups_and_sample_weights_are_cut_to_the_fold(classes):
     assert_equal_results(StackedGridSearchCV(pipeline, grid, **options).fit(X, y, **params), plain)
 
 
-def test_metadata_routing(classes):
-    X, y = classes
-    weight = np.random.default_rng(0).random(len(y))
-    with config_context(enable_metadata_routing=True):
-        network = small().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
-        pipeline = make_pipeline(StandardScaler().set_fit_request(sample_weight=True), network)
-        grid = {"bnmlpclassifier__l2": [0.0, 1.0]}
-        plain = GridSearchCV(pipeline, grid, cv=3).fit(X, y, sample_weight=weight)
-        assert_equal_results(StackedGridSearchCV(pipeline, grid, cv=3).fit(X, y, sample_weight=weight), plain)
-
-
 @pytest.mark.filterwarnings("ignore:One or more of the")
 def test_failed_candidates_get_the_error_score_and_take_no_other_with_them(classes):
     """A value that is no parameter's, a training that diverges, a step that fails on one setting."""
@@ -254,13 +239,6 @@ def test_failed_candidates_get_the_error_score_and_take_no_other_with_them(class
             StackedGridSearchCV(pipeline, bad, error_score="raise").fit(*classes)
     with pytest.raises(ValueError, match="All the 15 fits failed"):
         StackedGridSearchCV(pipeline, {"net__l2": [-1.0, -2.0, "x"]}).fit(*classes)
-
-
-def test_randomized_search_draws_and_scores_as_scikit_learns(numbers):
-    space = {"learning_rate_init": loguniform(1e-3, 1e-1), "dropout": uniform(0, 0.5), "batch_norm": [True, False]}
-    options = {"n_iter": 7, "cv": ShuffleSplit(3, random_state=1), "random_state": 5}
-    plain = RandomizedSearchCV(small(BNMLPRegressor), space, **options).fit(*numbers)
-    assert_equal_results(StackedRandomizedSearchCV(small(BNMLPRegressor), space, **options).fit(*numbers), plain)
 
 
 def test_an_empty_grid_cross_validates(classes):
