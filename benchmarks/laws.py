@@ -3,7 +3,7 @@
 Each law is asked of 20,000 random tables and estimators, those about a study, a search or an export of 500. Prints how
 many cases each was asked of and how many broke it, with the first that did.
 
-    python benchmarks/laws.py [--share 1.0] [--only WORDS]
+    python benchmarks/laws.py [--share 1.0] [--only WORD ...]
 """
 
 import argparse
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=1.0, help="of the cases")
-    parser.add_argument("--only", default="", help="laws with these words in their names")
+    parser.add_argument("--only", nargs="+", default=[""], help="laws with one of these words in their names")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # settings without effect, few epochs
@@ -34,7 +34,7 @@ def main():
     print(f"{'law':<80}{'cases':>8}{'broken':>8}", flush=True)
     for module in (test_laws, test_laws_of_studies):
         for name, law in vars(module).items():
-            if name.startswith("test_") and args.only in name:
+            if name.startswith("test_") and any(words in name for words in args.only):
                 ask(name.removeprefix("test_").replace("_", " "), law)
 
 

@@ -79,17 +79,12 @@ SETTINGS = (
     ),
     any_of(
         dropout=[0.0, 0.3],
-        early_stopping=[
-            "auto",
-            "auto",
-            "auto",
-            True,
-        ],  # here and below the usual is more frequent, which takes less time
+        early_stopping=["auto"] * 3 + [True],  # what is usual is cheaper, so it is more frequent
         validation_fraction=[0.3],
         n_iter_no_change=[np.inf, 1],
-        n_ensemble=[1, 1, 1, np.int64(2)],
+        n_ensemble=[1] * 3 + [np.int64(2)],
         dtype=["float32", "float64"],
-        class_weight=[None, None, None, "balanced"],
+        class_weight=[None] * 3 + ["balanced"],
     ),
 )
 

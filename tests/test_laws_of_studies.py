@@ -68,7 +68,7 @@ class Kill:
 
 
 STUDIES = any_of(
-    schemes=[["bn", "bn+l2"], ["plain", "l2"]], n_repeats=[1], n_seeds=[1, 2], cv=[2], n_candidates=[1, 2],
+    schemes=[["bn", "bn+l2"], ["plain", "l2"]], n_repeats=[1], n_seeds=[1, 2], cv=[2], n_candidates=[1, 1, 2],
     inner_cv=[2], rope=[0.01], on_plan=[None],
 )  # fmt: skip
 
