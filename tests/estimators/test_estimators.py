@@ -256,6 +256,22 @@ def test_balanced_counts_classes_by_their_sample_weight(table, small):
     np.testing.assert_allclose(balanced.predict_proba(X), expected.predict_proba(X), atol=1e-9)
 
 
+def test_balanced_counts_labels_by_their_sample_weight(small):
+    """As scikit-learn counts them on repeated rows, and validation rows weigh what training rows like them do."""
+    X, y = make_multilabel_classification(120, 5, n_classes=3, random_state=0)
+    counts = np.where(y[:, 0], 3, 1)
+    rows = np.repeat(np.arange(120), counts)
+    weight = compute_sample_weight("balanced", y[rows])
+    assert weight.max() > 1.5 * weight.min()
+    settings = small | {"dtype": "float64", "batch_size": 500}
+    shown = {"X_val": X[:20], "y_val": y[:20]}
+    balanced = BNMLPClassifier(class_weight="balanced", **settings).fit(X, y, sample_weight=counts, **shown)
+    of_shown = weight[np.cumsum(counts) - counts][:20]
+    expected = BNMLPClassifier(**settings).fit(X[rows], y[rows], weight, **shown, sample_weight_val=of_shown)
+    np.testing.assert_allclose(balanced.predict_proba(X), expected.predict_proba(X), atol=1e-9)
+    np.testing.assert_allclose(balanced.validation_loss_curve_, expected.validation_loss_curve_, rtol=1e-9)
+
+
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_without_hidden_layers_it_is_logistic_regression(batch_norm, table):
     X, y = table

@@ -293,6 +293,15 @@ def test_quantiles_of_features_are_those_of_the_rows_that_count():
     assert abs(of_some - np.quantile(many.numpy(), levels, axis=0))[1:-1].max() < 1e-3
 
 
+def test_rounded_sums_of_weights_decide_no_quantile():
+    """Of 32 rows each is a quantile's share: sums of thirds reach it or not by their rounding."""
+    counts, values = np.tile([1, 2, 3, 2], 4), torch.arange(16.0)[:, None]
+    expected = np.quantile(np.repeat(values, counts), np.linspace(0, 1, 33), method="inverted_cdf")
+    for factor in (1, 0.1, 1 / 7):
+        found = feature_quantiles(values, np.arange(16), counts * factor, [0], 33)
+        np.testing.assert_array_equal(found[:, 0], expected)
+
+
 @pytest.mark.parametrize("estimator", [BNMLPClassifier, BNMLPRegressor])
 def test_piecewise_linear_embeddings_fit_steps(estimator):
     """Where the target is a step function of one feature lines between quantiles are nearer than the feature itself."""
