@@ -69,31 +69,32 @@ def compare(
     data = runner.read(table, target, task, max_rows=QUICK_ROWS if quick else None, seed=seed, note=weaker)
     runner.load_engine()
     bar = _Bar(runner)
-    with runner.stoppable(out), runner.warnings_told(), runner.workers(dask, jobs), ExitStack() as at_end:
-        at_end.callback(bar.stop)  # before anything else is printed
-        comparison = compare_schemes(
-            network_pipeline(data.task),
-            data.X,
-            data.y,
-            schemes={None: DEFAULT_SCHEMES, "all": tuple(SCHEMES)}.get(schemes) or listed(str(schemes)),
-            cv=folds,
-            # options that --quick changes have no default of their own: a number that was given stays
-            n_repeats=repeats or (1 if quick and minutes is None else "auto"),
-            minutes=3 if minutes is None else minutes,
-            n_seeds=seeds or (QUICK_SEEDS if quick else "auto"),
-            scoring=listed(scoring) if scoring else list(DEFAULT_SCORES[data.task]),
-            n_candidates=candidates or (4 if quick else 8),
-            inner_cv=2 if quick else 3,
-            learning_rate=learning_rate,
-            rope=_ropes(rope),
-            random_state=seed,
-            n_jobs=None if dask else jobs,
-            out=out,
-            on_plan=bar.begin,
-            on_progress=bar.show,
-            on_look=bar.look,
-        )
-    _tell(runner, comparison)
+    with runner.stoppable(out):
+        with runner.warnings_told(), runner.workers(dask, jobs), ExitStack() as at_end:
+            at_end.callback(bar.stop)  # before anything else is printed
+            comparison = compare_schemes(
+                network_pipeline(data.task),
+                data.X,
+                data.y,
+                schemes={None: DEFAULT_SCHEMES, "all": tuple(SCHEMES)}.get(schemes) or listed(str(schemes)),
+                cv=folds,
+                # options that --quick changes have no default of their own: a number that was given stays
+                n_repeats=repeats or (1 if quick and minutes is None else "auto"),
+                minutes=3 if minutes is None else minutes,
+                n_seeds=seeds or (QUICK_SEEDS if quick else "auto"),
+                scoring=listed(scoring) if scoring else list(DEFAULT_SCORES[data.task]),
+                n_candidates=candidates or (4 if quick else 8),
+                inner_cv=2 if quick else 3,
+                learning_rate=learning_rate,
+                rope=_ropes(rope),
+                random_state=seed,
+                n_jobs=None if dask else jobs,
+                out=out,
+                on_plan=bar.begin,
+                on_progress=bar.show,
+                on_look=bar.look,
+            )
+        _tell(runner, comparison)
 
 
 class _Bar:

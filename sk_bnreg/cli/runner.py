@@ -6,6 +6,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -145,23 +146,29 @@ class Runner:
 
     @contextmanager
     def stoppable(self, kept: str | Path | None) -> Iterator[None]:
-        """Let Ctrl-C end the command, and say where it goes on from.
+        """Let Ctrl-C and what befalls the machine end the command, and say where it goes on from.
 
         Parameters
         ----------
         kept : str, path or None
             Where what is finished is stored; None if it is lost.
         """
+        left = (
+            f"What is finished is in {kept}; the same command goes on from there."
+            if kept
+            else "Nothing was kept; with --out a study goes on where it was stopped."
+        )
         try:
             yield
         # a long study is often stopped so: that is no error, and needs no traceback
         except KeyboardInterrupt:
-            self.console.print(
-                f"\nStopped. What is finished is in {kept}; the same command goes on from there."
-                if kept
-                else "\nStopped. Nothing was kept; with --out a study goes on where it was stopped."
-            )
+            self.console.print(f"\nStopped. {left}")
             raise typer.Exit(130) from None  # what a shell gives for SIGINT
+        except (MemoryError, BrokenExecutor) as error:
+            what = "The memory was full" if isinstance(error, MemoryError) else "A worker died, maybe of a full memory"
+            raise OSError(f"{what}: give it more, or take fewer rows or --jobs. {left}") from error
+        except OSError as error:
+            raise OSError(f"{error}. {left}") from error
 
     @contextmanager
     def warnings_told(self) -> Iterator[None]:
@@ -204,6 +211,10 @@ class Runner:
         from distributed import Client
         from joblib import parallel_config
 
+        # what a client was about to send when Ctrl-C came is lost with it, of which its loop would print tracebacks
+        tracebacks = logging.getLogger("tornado.application")
+        level = tracebacks.level
+        tracebacks.setLevel(logging.CRITICAL)
         # a table of megabytes is sent once, and meant to be
         with (
             dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"}),
@@ -212,12 +223,8 @@ class Runner:
         ):
             cores = client.ncores()
             self.say(f"Dask at {address}: {len(cores)} workers with {sum(cores.values())} threads")
-            try:
-                yield
-            except KeyboardInterrupt:
-                # what the client was about to send is lost with it, of which its loop would print tracebacks
-                logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
-                raise
+            yield
+        tracebacks.setLevel(level)
 
     def report(self, comparison: "SchemeComparison") -> None:
         """Write a comparison on the table as a page into the folder of the results.

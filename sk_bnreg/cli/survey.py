@@ -57,25 +57,26 @@ def survey(
         n_done += 1
         runner.say(f"{n_done} of {n_tables}, {name}: {outcome}")
 
-    with runner.stoppable(out), runner.warnings_told(), runner.workers(dask, jobs):
-        found = run(
-            folder,
-            out,
-            max_rows=rows,
-            n_folds=folds,
-            n_repeats=n_repeats,
-            minutes=3 if minutes is None else minutes,
-            n_seeds=seeds or (8 if minutes is None else "auto"),
-            scoring=listed(scoring) if scoring else None,
-            rope=rope,
-            n_candidates=candidates,
-            random_state=seed,
-            n_jobs=None if dask else jobs or cpu_count(),
-            on_table=tell,
-        )
-    _tell(runner, found)
-    found.report(out / "survey.html", command=command_line())
-    runner.say(f"\nSaved {out}/survey.html and {out}/survey.parquet.")
+    with runner.stoppable(out):
+        with runner.warnings_told(), runner.workers(dask, jobs):
+            found = run(
+                folder,
+                out,
+                max_rows=rows,
+                n_folds=folds,
+                n_repeats=n_repeats,
+                minutes=3 if minutes is None else minutes,
+                n_seeds=seeds or (8 if minutes is None else "auto"),
+                scoring=listed(scoring) if scoring else None,
+                rope=rope,
+                n_candidates=candidates,
+                random_state=seed,
+                n_jobs=None if dask else jobs or cpu_count(),
+                on_table=tell,
+            )
+        _tell(runner, found)
+        found.report(out / "survey.html", command=command_line())
+        runner.say(f"\nSaved {out}/survey.html and {out}/survey.parquet.")
 
 
 def _tell(runner: Runner, found: "Survey") -> None:

@@ -86,7 +86,7 @@ def tune(
     shown = storage and without_password(storage)
     with runner.stoppable(shown):
         search.fit(data.X, data.y)
-    _tell(runner, search, rope)
+        _tell(runner, search, rope)
     if shown:
         runner.console.print(f"To look around in the study: optuna-dashboard {shown}")
 

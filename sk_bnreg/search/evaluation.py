@@ -201,6 +201,8 @@ def attempt(function: Callable[..., Any], *arguments: Any, **named: Any) -> tupl
     # what a user's scorer, transformer or splitter raises can be anything
     try:
         return function(*arguments, **named), None
+    except MemoryError:  # no candidate's fault: with more memory it would have a score
+        raise
     except Exception as error:
         return None, Failure(error, format_exc())
 

@@ -228,9 +228,9 @@ class StackedSearch(Documented, BaseSearchCV):
         subcontext = context.subcontext(task_name="refit-with-best-params")
         with subcontext.propagate_callback_context(self.best_estimator_):
             subcontext.call_on_fit_task_begin(**about)
-            start = time.time()
+            start = time.perf_counter()
             self.best_estimator_.fit(about["X"], about["y"], **fit_params)
-            self.refit_time_ = time.time() - start
+            self.refit_time_ = time.perf_counter() - start
         if hasattr(self.best_estimator_, "feature_names_in_"):
             self.feature_names_in_ = self.best_estimator_.feature_names_in_
         subcontext.call_on_fit_task_end(**about)

@@ -1,5 +1,6 @@
 """TrialQueue: the trials of a study, shared by workers that may die, on a storage that may be away for a while."""
 
+import json
 import os
 import socket
 import time
@@ -54,11 +55,17 @@ def open_storage(storage: Any) -> Any:
 
 def _open_journal(path: str) -> JournalFileBackend:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return JournalFileBackend(path, lock_obj=_MendingLock(path))
+    lock = _MendingLock(path)
+    backend = JournalFileBackend(path, lock_obj=lock)
+    lock.mend()
+    return backend
 
 
 class _MendingLock(JournalFileSymlinkLock):
-    """A journal's lock; what a writer that died left of a line is cut off, or the next line would be lost in it."""
+    """A journal's lock; what a writer that died left of a line is cut off, or the next line would be lost in it.
+
+    One that has been held for so long that another took it for a dead writer's is let go without an error.
+    """
 
     def __init__(self, path: str):
         super().__init__(path)
@@ -73,6 +80,37 @@ class _MendingLock(JournalFileSymlinkLock):
                     file.seek(0)
                     file.truncate(file.read().rfind(b"\n") + 1)
         return acquired
+
+    def release(self) -> None:
+        with suppress(RuntimeError):
+            super().release()
+
+    def mend(self) -> None:
+        """Cut off what is after the last entry, such as blocks of zeros that a crash of the machine has left."""
+        if self._n_whole_bytes() < os.path.getsize(self._path):  # or another worker is writing
+            self.acquire()
+            try:
+                os.truncate(self._path, self._n_whole_bytes())
+            finally:
+                self.release()
+
+    def _n_whole_bytes(self) -> int:
+        """Return where the last entry ends; refuse a journal with something else before it."""
+        lines = Path(self._path).read_bytes().splitlines(keepends=True)
+        whole = [_is_entry(line) for line in lines]
+        n_whole = [*whole, False].index(False)
+        if any(whole[n_whole:]):
+            raise ValueError(
+                f"{self._path} is damaged in line {n_whole + 1}: put a copy in its place, or delete it and begin anew."
+            )
+        return sum(map(len, lines[:n_whole]))
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and "op_code" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
 
 
 def _open_database(url: str) -> RDBStorage:
@@ -158,10 +196,11 @@ class TrialQueue:
     """A study's trials, so many of them, from which any number of workers take.
 
     A worker takes a trial that waits, or else adds one, and only those with a number below
-    `n_trials`: so there are exactly so many, whoever adds what at the same time. Inside a
-    ``with`` block, a worker shows that it lives; when it falls silent, the trials that it held
-    wait again, with the parameters that they had. Two workers that find them at the same moment
-    may both train one; the last that took it tells its end.
+    `n_trials`: so exactly so many are trained, whoever adds what at the same time. What was added
+    beyond them waits, for a fit that wants more. Inside a ``with`` block, a worker shows that it
+    lives; when it falls silent, the trials that it held wait again, with the parameters that they
+    had. Two workers that find them at the same moment may both train one; the last that took it
+    tells its end.
 
     Parameters
     ----------
@@ -279,9 +318,10 @@ class TrialQueue:
         self.storage.set_study_system_attr(self.study_id, f"{OWNER}:{self.worker}", self._n_beats)
 
     def _beat_on(self) -> None:
-        while not self._left.wait(self.interval):
-            self._beat()
-            self._n_beats += 1
+        with suppress(OSError, StorageInternalError, SQLAlchemyError):  # the worker's own next call tells of it
+            while not self._left.wait(self.interval):
+                self._beat()
+                self._n_beats += 1
 
     def _put_back(self, number: int, owner: str | None) -> None:
         now = self.storage.get_trial(number)

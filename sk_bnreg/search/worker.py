@@ -69,7 +69,6 @@ class Worker:
         self.study, self.metric, self.seed = study, metric, seed
         self.fronts = {}
         self.outputs = {}
-        self.deadline = np.inf if search.timeout is None else time.time() + search.timeout
 
     def run(self, number):
         """Work until there are enough trials, the time is over or a callback has stopped the study.
@@ -85,10 +84,11 @@ class Worker:
             By number of a trial that went through all folds, what it predicted in each, if that is wanted.
         """
         search, study = self.search, self.study
+        deadline = np.inf if search.timeout is None else time.monotonic() + search.timeout
         if number and search.sampler is not None:
             study.sampler.reseed_rng()
         with optimizing(study) as stopped, TrialQueue(study, search.n_trials, search.heartbeat_interval) as queue:
-            while time.time() < self.deadline and not stopped():
+            while time.monotonic() < deadline and not stopped():
                 batch = list(self._ask(queue))
                 if batch:
                     self._tell(queue, batch, self._outcomes(batch))

@@ -23,7 +23,7 @@ from sk_bnreg.study.plan import StudyPlan
 from sk_bnreg.study.run import OuterFolds, StudyRun
 from sk_bnreg.study.schemes import DEFAULT_SCHEMES, checked_schemes
 from sk_bnreg.study.spread import Spread
-from sk_bnreg.study.store import Store
+from sk_bnreg.study.store import Store, alone_in
 from sk_bnreg.theory.diagnosis import diagnose
 
 BUDGETS = (0, 0.03, 0.1, 0.3, 1, 3, 10)
@@ -187,27 +187,30 @@ def compare_schemes(
     scorers = {name: held_out.checked_scorer(scoring) for name, scoring in zip(ropes, scorings, strict=True)}
     outer = OuterFolds(study, cv)
     _check_study(study, outer, n_seeds)
-    store.open(_fingerprint(study, outer, params) if out is not None else "", held_out)
-    run = StudyRun(
-        study=study,
-        outer=outer,
-        store=store,
-        scorers=scorers,
-        plan=_plan(study, outer, n_repeats if outer.can_repeat else 1, n_seeds, minutes, learning_rate, ropes, store),
-        spread=Spread(study, n_jobs),
-        started=started - store.elapsed(),
-        on_progress=on_progress or (lambda done, total: None),
-    )
-    if on_plan is not None:
-        run.plan = replace(run.plan, seconds=run.seconds_per_repeat())
-        on_plan(run.plan)
-    found = run.until_decided(on_look)
-    store.finish(found)
-    with run.spread.at_home():
-        best = run.best_estimator(found.best_scheme)
-        diagnosis = diagnose(best, X)
-    run.on_progress(run.done, run.done)
-    return replace(found, best_estimator_=best, diagnosis=diagnosis)
+    with alone_in(out):
+        store.open(_fingerprint(study, outer, params) if out is not None else "", held_out)
+        run = StudyRun(
+            study=study,
+            outer=outer,
+            store=store,
+            scorers=scorers,
+            plan=_plan(
+                study, outer, n_repeats if outer.can_repeat else 1, n_seeds, minutes, learning_rate, ropes, store
+            ),
+            spread=Spread(study, n_jobs),
+            started=started - store.elapsed(),
+            on_progress=on_progress or (lambda done, total: None),
+        )
+        if on_plan is not None:
+            run.plan = replace(run.plan, seconds=run.seconds_per_repeat())
+            on_plan(run.plan)
+        found = run.until_decided(on_look)
+        store.finish(found)
+        with run.spread.at_home():
+            best = run.best_estimator(found.best_scheme)
+            diagnosis = diagnose(best, X)
+        run.on_progress(run.done, run.done)
+        return replace(found, best_estimator_=best, diagnosis=diagnosis)
 
 
 def _checked(

@@ -13,7 +13,7 @@ from sklearn.model_selection import BaseShuffleSplit, check_cv
 
 from sk_bnreg.stats.folds import Contrast, contrast, holm
 from sk_bnreg.stats.looks import MOST_REPEATS, outlook, seed_deviation
-from sk_bnreg.study.held_out import HeldOut, default_rope, scored
+from sk_bnreg.study.held_out import HeldOut, default_rope, scored, undamaged
 from sk_bnreg.study.plan import Course, StudyPlan
 from sk_bnreg.study.schemes import QUESTIONS, Question
 from sk_bnreg.study.tried import best_of_schemes, candidates_of_search, candidates_of_skore, candidates_of_study
@@ -423,8 +423,8 @@ class SchemeComparison:
         folder = Path(folder)
         if not (folder / "results.parquet").exists():
             raise ValueError(f"{str(folder)!r} holds no finished comparison: results.parquet is not there.")
-        about = json.loads((folder / "study.json").read_text())
-        frame, tuning = (pd.read_parquet(folder / f"{name}.parquet") for name in ("results", "tuning"))
+        about = undamaged(folder / "study.json", lambda path: json.loads(path.read_text()))
+        frame, tuning = (undamaged(folder / f"{name}.parquet", pd.read_parquet) for name in ("results", "tuning"))
         held_out = HeldOut.load(folder, about["schemes"], about["classifier"])
         return cls(
             frame,

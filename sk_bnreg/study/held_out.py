@@ -1,9 +1,9 @@
 """HeldOut: what the networks of a study predicted for rows that they had not seen, and any score of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from sk_bnreg.search.evaluation import attempt
 from sk_bnreg.search.predictions import after_mean, before_mean, classes_of, predicted
 from sk_bnreg.study.warned import recorded
 
+Found = TypeVar("Found")
 Place = tuple[int, int]  # an outer fold: its repeat, its number
 WEIGHTS = "score "  # begins the names of columns in target.parquet that scorers are given
 PROPER = {
@@ -187,11 +188,11 @@ class HeldOut:
                 outputs = after_mean(mean, self.classes, self.classifier)
                 yield name, seed, float(scorer(self._predicted(outputs), X, y, **params))
 
-    def save_target(self, folder: Path) -> None:
+    def save_target(self, path: Path) -> None:
         """Write what scores need beside the predictions: the target, and weights of rows."""
         y = pd.DataFrame(np.asarray(self.y)) if np.ndim(self.y) > 1 else pd.DataFrame({"y": np.asarray(self.y)})
         params = {f"{WEIGHTS}{name}": np.asarray(value) for name, value in self.score_params.items()}
-        y.rename(columns=str).assign(**params).to_parquet(folder / "target.parquet", index=False)
+        y.rename(columns=str).assign(**params).to_parquet(path, index=False)
 
     @classmethod
     def load(cls, folder: Path, schemes: list[str], classifier: bool) -> "HeldOut":
@@ -208,7 +209,7 @@ class HeldOut:
         HeldOut
             Without the rows themselves.
         """
-        target = pd.read_parquet(folder / "target.parquet")
+        target = undamaged(folder / "target.parquet", pd.read_parquet)
         weights = [str(name) for name in target if str(name).startswith(WEIGHTS)]
         params = {name.removeprefix(WEIGHTS): target.pop(name).to_numpy() for name in weights}
         y = target["y"].to_numpy() if list(target) == ["y"] else target.to_numpy()
@@ -224,8 +225,35 @@ class HeldOut:
 
 def load_outputs(path: Path) -> FoldOutputs:
     """Read the predictions of a fold from its file."""
-    with np.load(path, allow_pickle=False) as file:
-        return FoldOutputs(file["rows"], file["outputs"])
+
+    def load(path: Path) -> FoldOutputs:
+        with np.load(path, allow_pickle=False) as file:
+            return FoldOutputs(file["rows"], file["outputs"])
+
+    return undamaged(path, load)
+
+
+def undamaged(path: Path, read: Callable[[Path], Found]) -> Found:
+    """Return what a file of a study's folder holds, or say that it is damaged and what to do.
+
+    Parameters
+    ----------
+    path : Path
+    read : callable
+        Called with it.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read.
+    """
+    found, failure = attempt(read, path)
+    if failure is not None:
+        raise ValueError(
+            f"{path} is damaged: put a copy in its place or delete it, and the command that wrote it makes it again, "
+            f"with what else that takes. ({failure.raised})"
+        )
+    return found
 
 
 def scored(networks: pd.DataFrame, held_out: HeldOut, scorers: Mapping[str, Any], n_networks: int) -> pd.DataFrame:

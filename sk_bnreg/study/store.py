@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from numbers import Integral
@@ -12,10 +13,12 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from sklearn.utils import check_random_state
 
+from sk_bnreg.search.evaluation import attempt
 from sk_bnreg.study.comparison import SchemeComparison
-from sk_bnreg.study.held_out import FoldOutputs, HeldOut, Place, load_outputs
+from sk_bnreg.study.held_out import FoldOutputs, HeldOut, Place, load_outputs, undamaged
 from sk_bnreg.study.nested import FoldResult
 
 
@@ -69,31 +72,32 @@ class Store:
         ValueError
             If the folder holds another study.
         """
-        self.held_out = held_out
+        self.held_out, self.fingerprint = held_out, fingerprint
         if self.folder is None:
             return
-        stored = self._stored()
-        # results without study.json are not ours to overwrite: the comparison below refuses them
-        if not stored and not (self.folder / "results.parquet").exists():
-            (self.folder / "held_out").mkdir(parents=True, exist_ok=True)
-            held_out.save_target(self.folder)
-            self._note(fingerprint=fingerprint, random_state=self.seed, versions=self.versions)
-            stored = self._stored()
-        if stored.get("fingerprint") != fingerprint:
+        stored, networks, tuning = self._stored(), self._frame("networks"), self._frame("tuning")
+        known = stored.get("fingerprint") or networks.attrs.get("fingerprint")
+        # results of which nothing says whose they are are not ours to overwrite
+        begun = known or len(networks) or (self.folder / "results.parquet").exists()
+        if begun and known != fingerprint:
             raise ValueError(
                 f"out={str(self.folder)!r} holds another study (other data, estimator or settings); "
                 "name another folder or delete this one."
             )
-        self.versions = stored["versions"]  # with which it began: results of two are not told apart
-        if not (self.folder / "networks.parquet").exists():
-            return
-        self.networks = _records(self.folder / "networks.parquet")
-        # what else a fold left is written before its networks, so a kill may leave it of a fold that is not finished
-        finished = self.finished()
-        self.tuning = [
-            row for row in _records(self.folder / "tuning.parquet") if (row["repeat"], row["fold"]) in finished
-        ]
-        for place, n_seeds in finished.items():
+        (self.folder / "held_out").mkdir(parents=True, exist_ok=True)
+        write_whole(self.folder / "target.parquet", held_out.save_target)
+        self.versions = stored.get("versions", self.versions)  # with which it began: results of two are not told apart
+        self._note(fingerprint=fingerprint, random_state=self.seed, versions=self.versions)
+        self.networks = _records(networks)
+        # a kill leaves files of a fold without its networks, which are written last; others a user may have deleted
+        tuned = {(row["repeat"], row["fold"]) for row in _records(tuning)}
+        whole = {
+            place: n for place, n in self.finished().items() if place in tuned and self._outputs_file(place).exists()
+        }
+        self.networks, self.tuning = (
+            [row for row in _records(frame) if (row["repeat"], row["fold"]) in whole] for frame in (networks, tuning)
+        )
+        for place, n_seeds in whole.items():
             rows, outputs = load_outputs(self._outputs_file(place))
             self.held_out.folds[place] = FoldOutputs(rows, outputs[:, :n_seeds])
 
@@ -125,9 +129,10 @@ class Store:
         if self.folder is not None:
             # whole files every time: they are small, and parquet cannot be appended to
             networks, tuning = self.frames()
-            self._replace(self._outputs_file(place), partial(_save_arrays, rows=rows, outputs=outputs))
-            self._replace("tuning.parquet", partial(tuning.to_parquet, index=False))
-            self._replace("networks.parquet", partial(networks.to_parquet, index=False))
+            networks.attrs = {"fingerprint": self.fingerprint}
+            write_whole(self._outputs_file(place), partial(_save_arrays, rows=rows, outputs=outputs))
+            write_whole(self.folder / "tuning.parquet", partial(tuning.to_parquet, index=False))
+            write_whole(self.folder / "networks.parquet", partial(networks.to_parquet, index=False))
 
     def tried(self, place: Place) -> list[dict[str, Any]] | None:
         """Return the rows of tuning in a fold; None where nothing is finished."""
@@ -155,7 +160,7 @@ class Store:
     def finish(self, found: SchemeComparison) -> None:
         """Write what readers of the folder want: ``results.parquet``, and in ``study.json`` what it is about."""
         if self.folder is not None:
-            self._replace("results.parquet", partial(found.frame.to_parquet, index=False))
+            write_whole(self.folder / "results.parquet", partial(found.frame.to_parquet, index=False))
             self._note(
                 schemes=list(found.schemes),
                 metric=found.metric,
@@ -182,11 +187,13 @@ class Store:
         """
         path = self.folder and self.folder / "best_estimator.joblib"
         if path and path.exists() and self._stored().get("best_scheme") == scheme:
-            return joblib.load(path)
+            stored, failure = attempt(joblib.load, path)
+            if failure is None:  # else the file is damaged, and the study whole
+                return stored
         estimator = fit()
         if path:
             self._note(best_scheme=None)  # a kill between the two files must not leave one under another's name
-            self._replace(path.name, lambda part: joblib.dump(estimator, part))
+            write_whole(path, partial(joblib.dump, estimator))
             self._note(best_scheme=scheme)
         return estimator
 
@@ -202,21 +209,62 @@ class Store:
     def _stored(self) -> dict[str, Any]:
         if self.folder is None or not (self.folder / "study.json").exists():
             return {}
-        return json.loads((self.folder / "study.json").read_text())
+        return undamaged(self.folder / "study.json", lambda path: json.loads(path.read_text()))
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        assert self.folder is not None
+        path = self.folder / f"{name}.parquet"
+        return undamaged(path, pd.read_parquet) if path.exists() else pd.DataFrame()
 
     def _note(self, **about: Any) -> None:
         """Add to what ``study.json`` says."""
-        whole = json.dumps(self._stored() | about, indent=1)
-        self._replace("study.json", lambda path: path.write_text(whole))
-
-    def _replace(self, name: str | Path, write: Callable[[Path], Any]) -> None:
-        """Write a file beside its place and move it there, so that a kill leaves the old one whole."""
         assert self.folder is not None
-        whole = self.folder / name
-        part = whole.with_name(f"{whole.name}.part")
-        write(part)
-        # one step, also where an older file is in the place
-        os.replace(part, whole)
+        whole = json.dumps(self._stored() | about, indent=1)
+        write_whole(self.folder / "study.json", lambda path: path.write_text(whole))
+
+
+@contextmanager
+def alone_in(folder: str | Path | None) -> Iterator[None]:
+    """Keep other processes out of a folder of results: each would write over what the other has finished.
+
+    Parameters
+    ----------
+    folder : path or None
+        Made if it is not there.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process is in it. The system lets a process out that is killed.
+    """
+    if folder is None:
+        yield
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(Path(folder) / "study.lock", timeout=0):
+            yield
+    except Timeout:
+        raise BlockingIOError(
+            f"another process is at work in {str(folder)!r}: wait for its end, or name another folder."
+        ) from None
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place and move it there, so that a kill leaves the old one whole, and so does a crash.
+
+    Parameters
+    ----------
+    path : Path
+    write : callable
+        Writes a file of the name that it is called with.
+    """
+    part = path.with_name(f"{path.name}.part")
+    write(part)
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    # one step, also where an older file is in the place
+    os.replace(part, path)
 
 
 def _save_arrays(path: Path, **arrays: np.ndarray) -> None:
@@ -224,6 +272,6 @@ def _save_arrays(path: Path, **arrays: np.ndarray) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of a file as `add` got them."""
-    return [{str(name): value for name, value in row.items()} for row in pd.read_parquet(path).to_dict("records")]
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

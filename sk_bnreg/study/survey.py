@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from sk_bnreg.study.compare import BUDGETS, compare_schemes
 from sk_bnreg.study.comparison import SchemeComparison
 from sk_bnreg.study.files import table_format
 from sk_bnreg.study.schemes import SCHEMES, Question, TunedL2
+from sk_bnreg.study.store import alone_in, write_whole
 from sk_bnreg.study.tables import DEFAULT_SCORES, network_pipeline, read_table
 from sk_bnreg.study.warned import recorded
 
@@ -273,7 +275,7 @@ class Survey:
         # pandas writes attrs into the file's metadata; on a copy, as they belong to no frame of ours
         frame = self.frame.copy()
         frame.attrs = {"settings": self.settings, "skipped": self.skipped}
-        frame.to_parquet(path, index=False)
+        write_whole(Path(path), partial(frame.to_parquet, index=False))
 
     @classmethod
     def load(cls, path: str | Path) -> "Survey":
@@ -372,30 +374,31 @@ def survey(
     stems = Counter(path.stem for path in paths)
     names = [path.stem if stems[path.stem] == 1 else path.name for path in paths]
     jobs = [(path, Path(out) / name, max_rows, settings) for path, name in zip(paths, names, strict=True)]
-    for name, frame, refusal, messages in _in_parallel(jobs, n_jobs, n_folds):
-        warned.update(set(messages))
-        if frame is None:
-            skipped[name] = refusal
-        else:
-            found[name] = frame
-        if on_table is not None:
-            on_table(name, refusal or "finished")
-    for message, n_tables in warned.items():
-        warnings.warn(f"{message} (on {n_tables} tables)", stacklevel=2)
-    if not found:
-        raise ValueError(f"No table in {str(folder)!r} could be used: {skipped or 'there is no file of a table'}.")
-    # what a reader needs to judge the survey and cannot see in its rows
-    about = settings | {
-        "max_rows": max_rows,
-        "budgets": BUDGETS,
-        "network": {name: str(value) for name, value in BNMLPClassifier().get_params().items()},
-    }
-    # by name: tables end in any order
-    frame = pd.concat([found[name] for name in sorted(found)], ignore_index=True)
-    result = Survey(frame, about, skipped, int(frame["n_networks"].max()))
-    # the folders of the tables have all of it; one file is easier to pass on
-    result.save(Path(out) / "survey.parquet")
-    return result
+    with alone_in(out):
+        for name, frame, refusal, messages in _in_parallel(jobs, n_jobs, n_folds):
+            warned.update(set(messages))
+            if frame is None:
+                skipped[name] = refusal
+            else:
+                found[name] = frame
+            if on_table is not None:
+                on_table(name, refusal or "finished")
+        for message, n_tables in warned.items():
+            warnings.warn(f"{message} (on {n_tables} tables)", stacklevel=2)
+        if not found:
+            raise ValueError(f"No table in {str(folder)!r} could be used: {skipped or 'there is no file of a table'}.")
+        # what a reader needs to judge the survey and cannot see in its rows
+        about = settings | {
+            "max_rows": max_rows,
+            "budgets": BUDGETS,
+            "network": {name: str(value) for name, value in BNMLPClassifier().get_params().items()},
+        }
+        # by name: tables end in any order
+        frame = pd.concat([found[name] for name in sorted(found)], ignore_index=True)
+        result = Survey(frame, about, skipped, int(frame["n_networks"].max()))
+        # the folders of the tables have all of it; one file is easier to pass on
+        result.save(Path(out) / "survey.parquet")
+        return result
 
 
 def table_paths(folder: str | Path) -> list[Path]:

@@ -1,10 +1,12 @@
 """``sk-bnreg compare`` and ``sk-bnreg rescore``: what they say is what the folder holds."""
 
+import errno
 import json
 import os
 import re
 import signal
 import warnings
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pandas as pd
@@ -196,6 +198,34 @@ def test_ctrl_c_keeps_what_is_finished(mixed, call, small_networks, start, wait_
     assert len(both) == len(before)
     assert (both["seconds"] == both["seconds_before"]).all()
     assert len(after) == 2 * 6 * 8
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device. "),
+        (MemoryError(), "The memory was full: give it more, or take fewer rows or --jobs. "),
+        (BrokenProcessPool(), "A worker died, maybe of a full memory: give it more, or take fewer rows or --jobs. "),
+    ],
+)
+def test_what_befalls_the_machine_is_told_in_one_sentence(mixed, call, small_networks, monkeypatch, error, told):
+    """Here when the second fold is to be kept."""
+    arguments = (mixed / "mixed.csv", *TINY, "--schemes", "bn, bn+l2", "--seeds", 2, "--out", mixed / "out")
+
+    move = os.replace
+
+    def replace(part, whole):
+        if whole.name == "0-1.npz":
+            raise error
+        move(part, whole)
+
+    monkeypatch.setattr("sk_bnreg.study.store.os.replace", replace)
+    done = call(*arguments)
+    assert done.returncode == 2
+    assert words(done.stderr).endswith(
+        f"{told}What is finished is in {mixed}/out; the same command goes on from there."
+    )
+    assert set(pd.read_parquet(mixed / "out" / "networks.parquet")["fold"]) == {0}
 
 
 @pytest.fixture(scope="module")

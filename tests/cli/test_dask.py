@@ -2,7 +2,8 @@
 
 import os
 import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import dask
 import pandas as pd
@@ -13,19 +14,16 @@ TINY = ("--folds", 2, "--candidates", 1)
 
 @pytest.fixture
 def kill_one(dask_workers, wait_for):
-    """Return a function that kills one of the workers as soon as a file is there."""
+    """Return a function that kills one of the workers as soon as a file is there; the future tells if in time."""
     pids = list(dask_workers.run(os.getpid).values())
 
-    def kill_one(path):
-        def kill():
-            wait_for(path)
-            os.kill(pids[0], signal.SIGKILL)
+    def kill(path):
+        wait_for(path)
+        os.kill(pids[0], signal.SIGKILL)
+        return not (path.parent / "results.parquet").exists()
 
-        thread = threading.Thread(target=kill)
-        thread.start()
-        return thread
-
-    return kill_one
+    with ThreadPoolExecutor(1) as threads:
+        yield partial(threads.submit, kill)
 
 
 @pytest.fixture
@@ -42,7 +40,7 @@ def test_compare_with_a_worker_killed_in_the_middle_says_the_same(mixed, call, s
     here = call(*arguments, mixed / "here")
     killing = kill_one(mixed / "there" / "networks.parquet")
     there = call(*arguments, mixed / "there", "--dask", address)
-    killing.join(60)
+    assert killing.result()
     assert there.returncode == 0, there.stderr
     assert f"Dask at {address}: 2 workers with 4 threads" in there.stdout
     begin, end = " scheme ", "\n\nSaved"
@@ -58,7 +56,7 @@ def test_survey_with_a_worker_killed_in_the_middle_finds_the_same(mixed, call, s
     here = call(*arguments, mixed / "here", "--jobs", 1, command="survey")
     killing = kill_one(mixed / "there" / "some" / "networks.parquet")
     there = call(*arguments, mixed / "there", "--dask", address, command="survey")
-    killing.join(60)
+    assert killing.result()
     assert there.returncode == 0, there.stderr
     assert "2 of 2, " in there.stdout
     pd.testing.assert_frame_equal(*(without_times(mixed / name / "survey.parquet") for name in ("here", "there")))
@@ -69,9 +67,8 @@ def test_survey_with_a_worker_killed_in_the_middle_finds_the_same(mixed, call, s
 @pytest.mark.parametrize("command", ["compare", "survey"])
 def test_ctrl_c_ends_the_command_and_not_the_workers(mixed, start, wait_for, dask_workers, address, command):
     table, first = (mixed / "mixed.csv", "") if command == "compare" else (mixed, "mixed.csv")
-    settings = ("--folds", 5, "--candidates", 1, "--repeats", 20, "--seeds", 8)
-    settings += ("--out", mixed / "out", "--dask", address)
-    process = start(table, *settings, command=command)
+    settings = (*TINY, "--repeats", 50, "--seeds", 4, "--out", mixed / "out", "--dask", address)
+    process = start(table, *settings, command=command, networks="small")
     wait_for(mixed / "out" / first / "networks.parquet")
     os.kill(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)

@@ -241,6 +241,17 @@ def test_failed_candidates_get_the_error_score_and_take_no_other_with_them(class
         StackedGridSearchCV(pipeline, {"net__l2": [-1.0, -2.0, "x"]}).fit(*classes)
 
 
+def test_a_full_memory_is_no_failure_of_a_candidate(classes):
+    """With more of it the candidate would have a score, and might be the best."""
+
+    def fill(X):
+        raise MemoryError
+
+    pipeline = make_pipeline(FunctionTransformer(fill), small())
+    with pytest.raises(MemoryError):
+        StackedGridSearchCV(pipeline, {"bnmlpclassifier__l2": [0.0, 1.0]}, cv=3).fit(*classes)
+
+
 def test_an_empty_grid_cross_validates(classes):
     expected = cross_val_score(small(), *classes, cv=4)
     found = StackedGridSearchCV(small(), {}, cv=4, refit=False).fit(*classes).cv_results_

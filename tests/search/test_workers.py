@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from itertools import count
 
 import numpy as np
 import optuna
@@ -239,6 +240,21 @@ print(study.user_attrs["colour"], *[trial.value for trial in study.trials])
     line = [sys.executable, "-W", "ignore", "-c", code, path]
     done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert done.stdout.split() == ["blue", *[str(trial.value) for trial in search.study_.trials]]
+    # and as a crash of the machine may leave it
+    content = path.read_bytes()
+    path.write_bytes(content + bytes(50) + b"\n" + bytes(50))
+    assert make_search(path, 5).fit(X, Y).study_.trials == search.study_.trials
+    path.write_bytes(content.replace(b"\n", b"\n\0\n", 1))
+    with pytest.raises(ValueError, match=r"study\.journal is damaged in line 2: put a copy in its place, or delete it"):
+        make_search(path, 5).fit(X, Y)
+
+
+def test_a_clock_that_is_set_back_gives_no_more_time(tmp_path, monkeypatch):
+    hours = count(0, -3600)
+    monkeypatch.setattr(time, "time", lambda: 1e9 + next(hours))
+    search = make_search(None, 6, timeout=1e-9, batch_size=1)
+    with pytest.raises(ValueError, match="No trial was completed"):
+        search.fit(X, Y)
 
 
 def test_a_study_of_other_rows_or_folds_is_refused(tmp_path):

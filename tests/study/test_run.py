@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, compare_schemes
 from sk_bnreg.stats.folds import contrast
 from sk_bnreg.stats.looks import MOST_REPEATS, MOST_SEEDS, seeds_needed, settled
+from sk_bnreg.study.store import alone_in
 
 SMALL = {
     "hidden_layer_sizes": (4,), "max_iter": 3, "batch_size": 32, "learning_rate_init": 0.05, "n_ensemble": 1,
@@ -275,6 +277,40 @@ def test_a_kill_between_two_files_counts_no_fold_twice(table, tmp_path):
     best = joblib.load(tmp_path / "best_estimator.joblib")
     np.testing.assert_array_equal(best.predict_proba(X), whole.best_estimator_.predict_proba(X))
     np.testing.assert_array_equal(again.best_estimator_.predict_proba(X), whole.best_estimator_.predict_proba(X))
+
+
+def test_a_damaged_file_is_named_and_without_it_the_study_is_made_whole(table, tmp_path):
+    settings = FEW | {"out": tmp_path, "n_candidates": 1}
+    whole = compare_schemes(NET, *table, **settings)
+    for name in ("study.json", "networks.parquet", "tuning.parquet", "held_out/0-1.npz"):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:-20])
+        with pytest.raises(
+            ValueError, match=rf"{re.escape(name)} is damaged: put a copy in its place or delete it, and the comm"
+        ):
+            compare_schemes(NET, *table, **settings)
+        path.unlink()
+        assert_same(compare_schemes(NET, *table, **settings), whole)
+    for name in ("target.parquet", "results.parquet", "best_estimator.joblib"):  # these nothing depends on
+        (tmp_path / name).write_bytes(b"half")
+    again = compare_schemes(NET, *table, **settings)
+    assert_same(again, whole)
+    np.testing.assert_array_equal(pd.read_parquet(tmp_path / "target.parquet")["y"], table[1])
+    np.testing.assert_array_equal(
+        joblib.load(tmp_path / "best_estimator.joblib").predict(table[0]), whole.best_estimator_.predict(table[0])
+    )
+    (tmp_path / "study.json").unlink()
+    with pytest.raises(ValueError, match="holds another study"):
+        compare_schemes(NET, table[0] + 1, table[1], **settings)
+
+
+def test_two_processes_are_not_at_work_in_one_folder(table, tmp_path):
+    with (
+        alone_in(tmp_path),
+        pytest.raises(BlockingIOError, match=r"another process is at work in .*: wait for its end"),
+    ):
+        compare_schemes(NET, *table, **FEW, out=tmp_path)
+    compare_schemes(NET, *table, **FEW, out=tmp_path)
 
 
 def test_a_study_whose_best_scheme_changes_fits_that_one(tmp_path):
