@@ -6,7 +6,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -168,7 +168,7 @@ class Runner:
             what = "The memory was full" if isinstance(error, MemoryError) else "A worker died, maybe of a full memory"
             raise OSError(f"{what}: give it more, or take fewer rows or --jobs. {left}") from error
         except OSError as error:
-            raise OSError(f"{error}. {left}") from error
+            raise OSError(f"{str(error).removesuffix('.')}. {left}") from error
 
     @contextmanager
     def warnings_told(self) -> Iterator[None]:
@@ -223,7 +223,10 @@ class Runner:
         ):
             cores = client.ncores()
             self.say(f"Dask at {address}: {len(cores)} workers with {sum(cores.values())} threads")
-            yield
+            try:
+                yield
+            except CancelledError:
+                raise OSError(f"The Dask scheduler at {address} was lost.") from None
         tracebacks.setLevel(level)
 
     def report(self, comparison: "SchemeComparison") -> None:
