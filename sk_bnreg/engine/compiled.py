@@ -210,8 +210,8 @@ class CompiledRun(Run[Key]):
         if data is None or not len(data.table_rows):
             return np.nan
         work = room.take("work", self.evaluation.work_size, data.dense.dtype)
-        rows, nothing = np.arange(len(data.table_rows)), np.empty((0, 0), data.dense.dtype)
-        return self.kernel.evaluate(self.evaluation.network, data, self.members[m], rows, ROWS_AT_ONCE, work, nothing)
+        rows = np.arange(len(data.table_rows))
+        return self.kernel.evaluate(self.evaluation.network, data, self.members[m], rows, ROWS_AT_ONCE, work)
 
 
 class Plan:

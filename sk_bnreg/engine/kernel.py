@@ -135,8 +135,8 @@ def train_epoch(
 
 
 @_kept
-def evaluate(net, data, member, rows, n_at_once, work, outputs):
-    """Return the mean loss over rows, with the running statistics, and write the outputs.
+def evaluate(net, data, member, rows, n_at_once, work):
+    """Return the mean loss over rows, with the running statistics.
 
     Parameters
     ----------
@@ -148,8 +148,6 @@ def evaluate(net, data, member, rows, n_at_once, work, outputs):
         Rows that the buffers have room for.
     work : ndarray
         Room for the buffers, at the start of a cache line.
-    outputs : ndarray of shape (C, R) or (0, 0)
-        Where the outputs are to be written; nowhere if it is empty.
     """
     total = mass = 0.0
     alone = Team(0, 1, np.zeros(1, np.int64))
@@ -168,11 +166,6 @@ def evaluate(net, data, member, rows, n_at_once, work, outputs):
                 scales, shifts = unit_values(net, work, layer, 2), unit_values(net, work, layer, 3)
                 z, a = linear(net, work, layer), inputs(net, work, layer + 1)
                 activate(net.facts[0].activation, z, scales, shifts, a, 0, n_out, n)
-        if len(outputs):
-            z = linear(net, work, last)
-            for c in range(len(z)):
-                for b in range(n):
-                    outputs[c, first + b] = z[c, b]
         weight = weigh(data.weight, part, row_values(net, work, 0))
         total += weight * compare(net, data, part, work)
         mass += weight

@@ -87,8 +87,7 @@ def learning_rates(schedule: str, peak: float, n_steps: int) -> NDArray[np.float
     if schedule == "cosine":
         return peak / 2 * (1 + np.cos(np.pi * step / n_steps))
     top, last = 0.3 * n_steps - 1, n_steps - 1
-    rise = np.clip(step / top, 0, 1)
-    fall = np.clip((step - top) / max(last - top, 1), 0, 1)
+    rise, fall = step / top, (step - top) / max(last - top, 1)  # 0.3 of no whole number is 1
     low, end = peak / 25, peak / 25e4
     return np.where(
         step <= top,
