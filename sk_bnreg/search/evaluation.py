@@ -159,15 +159,16 @@ def evaluate(
                 parallel = Parallel(n_jobs, pre_dispatch=pre_dispatch, batch_size=1, return_as=as_they_come())
                 outcomes = parallel(delayed(attempt)(*job) for job in jobs)
             for results, error in outcomes:
+                if error is None:
+                    found |= results
+                    if on_results is not None:
+                        _, error = attempt(on_results, results)
                 if error is not None:
                     failure = error.raised
                     break
-                found |= results
-                if on_results is not None:
-                    on_results(results)
             break
         except Exception:
-            # jobs return their own errors: what is raised here is the death of a worker, where there are any
+            # jobs and callbacks return their errors: what is raised here is the death of a worker, where there are any
             if here or trial == ATTEMPTS:
                 raise
     if failure is not None:
