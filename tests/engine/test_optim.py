@@ -167,7 +167,9 @@ def test_schedules_equal_torchs(n_steps):
         assert (rates > 0.04).any()
         assert rates.min() > 0
         assert rates.max() <= 0.2 + 1e-12
-        np.testing.assert_allclose(learning_rates(schedule, 2, n_steps), 10 * rates, rtol=1e-12)
+        of_an_integer = learning_rates(schedule, 2, n_steps)
+        assert of_an_integer.dtype == rates.dtype == np.float64
+        np.testing.assert_allclose(of_an_integer, 10 * rates, rtol=1e-12)
 
 
 def test_budget_is_the_shrinkage_that_decay_alone_brings():
@@ -206,9 +208,10 @@ def test_a_budget_exists_where_l2_shrinks_every_parameter_alike():
 
 def test_l2_by_role():
     weights = ("hidden_weights", "output_weights")
-    assert L2_TARGETS["all"] == ROLES
-    for targets in L2_TARGETS:
-        assert l2_by_role(0.5, targets) == {role: 0.5 * (role in L2_TARGETS[targets]) for role in ROLES}
+    some = {"all": ROLES, "weights": weights, "weights+gamma+beta": (*weights, "gamma", "beta"), "none": ()}
+    assert L2_TARGETS.keys() == some.keys()
+    for targets, roles in some.items():
+        assert l2_by_role(0.5, targets) == {role: 0.5 * (role in roles) for role in ROLES}
     assert l2_by_role(0.5, ("weights", "beta")) == {role: 0.5 * (role in (*weights, "beta")) for role in ROLES}
     assert l2_by_role({"weights": 0.1, "gamma": 2}, "none")["output_weights"] == 0.1
     assert l2_by_role({"weights": 0.1, "gamma": 2}, "none")["gamma"] == 2.0
