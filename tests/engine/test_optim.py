@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sk_bnreg.engine.roles import L2_TARGETS, ROLES, l2_by_role, lacking_roles, network_blocks
+from sk_bnreg.engine.roles import HIDDEN_WEIGHTS, L2_TARGETS, ROLES, l2_by_role, lacking_roles, network_blocks
 from sk_bnreg.engine.solvers import L2_MODES, LEARNING_RATES, SOLVERS, Member, decay_budgets, learning_rates
 from sk_bnreg.engine.stack import StackedMLP
 
@@ -237,6 +237,7 @@ def test_blocks_by_hand():
         (2, "shift", "beta", (5,), 71, 76),
         (1, "embeddings", "embeddings", (1, 8, 5), 76, 116),
     ]
+    assert {block.role for block in blocks if block.kind == "weights" and block.layer < 3} == set(HIDDEN_WEIGHTS)
     plain = network_blocks(2, (4,), 3, batch_norm=False)
     assert [(block.layer, block.kind, block.role, block.start) for block in plain] == [
         (1, "weights", "hidden_weights", 0), (2, "weights", "output_weights", 8), (1, "shift", "biases", 20),
