@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from doors import Door
 from hypothesis import strategies as st
 from odd_things import ODD, WEIGHTS, X_CHANGES, Y_CHANGES
@@ -25,7 +26,7 @@ GOOD = {
     "l2_budget": [None, 0, 0.5, 3],
     "l2_targets": ["weights", "weights+gamma+beta", "all", "none", ("gamma",), ["weights", "beta"], "embeddings"],
     "l2_mode": ["decoupled", "loss"],
-    "solver": ["adam", "sgd", "lbfgs"],
+    "solver": ["adam", "sgd"],
     "batch_size": ["auto", 1, 2, 5, 1000],
     "learning_rate": ["constant", "cosine", "one-cycle"],
     "learning_rate_init": [1e-4, 0.1, 1, np.float32(0.01)],
@@ -66,7 +67,7 @@ class Case:
     X: str = ""
     y: str = ""
     weight: str = "none"
-    validation: tuple[str, str, str] | None = None
+    validation: tuple[str, str] | None = None
 
     def __repr__(self):
         shown = [getattr(self, f.name) for f in fields(self)]
@@ -125,10 +126,10 @@ def cases(draw, kinds=("classifier", "regressor"), n_odd=2):
         draw(st.integers(0, 9)),
         dict(draw(st.lists(good, max_size=4))),
     )
-    for what in draw(st.lists(st.sampled_from(["param", "X", "y", "weight"]), min_size=1, max_size=n_odd)):
+    for what in draw(st.lists(st.sampled_from(["param", "X", "y", "weight"]), min_size=min(n_odd, 1), max_size=n_odd)):
         if what == "param":
             name, value = draw(odd)
-            case.params[name] = value
+            case.params[name] = -1 if name == "random_state" and value is None else value  # None draws from numpy's own
         else:
             changes = {"X": X_CHANGES, "y": Y_CHANGES, "weight": WEIGHTS}[what]
             setattr(case, what, draw(st.sampled_from(sorted(changes))))
@@ -183,11 +184,158 @@ def check_network(network, X, y, weight=None):
     else:
         assert predicted.shape == y.shape, f"{predicted.shape} {y.shape}"
         assert np.isfinite(predicted).all(), "prediction"
+        y = y.astype(float)
         if n > 1 and len(np.unique(y, axis=0)) == 1:
-            assert np.allclose(predicted, y.astype(float), rtol=1e-6), "a constant is not predicted"
+            assert np.allclose(predicted, y, rtol=1e-6), "a constant is not predicted"
 
 
+@st.composite
+def cases_with_validation(draw):
+    case = draw(cases(n_odd=1))
+    sound = draw(st.sampled_from(["X", "y", "weight"]))
+    changes = {"X": X_CHANGES, "y": Y_CHANGES, "weight": WEIGHTS}[sound]
+    case.validation = sound, draw(st.sampled_from(sorted(changes)))
+    case.params.setdefault("early_stopping", True)
+    return case
+
+
+def visit_fit_with_validation(case):
+    """One of the rows for early stopping, their targets and weights is odd, or absent."""
+    X, y, weight = case.data()
+    what, change = case.validation
+    other = Case(case.kind, case.target, 6, case.n_columns, 77, **{what: change})
+    X_val, y_val, weight_val = other.data()
+    network = case.network()
+    yield X, y, weight, X_val, y_val, weight_val
+    network.fit(X, y, weight, X_val=X_val, y_val=y_val, sample_weight_val=weight_val)
+    yield
+    check_network(network, X, y, weight)
+
+
+CLASSES = {
+    "all": lambda y: np.unique(y),
+    "none": lambda y: None,
+    "list": lambda y: np.unique(y).tolist(),
+    "one more": lambda y: [*np.unique(y).tolist(), "z" if y.dtype.kind == "U" else 99],
+    "one less": lambda y: np.unique(y)[:-1],
+    "reversed": lambda y: np.unique(y)[::-1],
+    "twice": lambda y: np.repeat(np.unique(y), 2),
+    "empty": lambda y: [],
+    "mixed": lambda y: [0, "a"],
+    "nan": lambda y: [0.0, np.nan],
+    "missing": lambda y: [0, None],
+    "inf": lambda y: [0.0, np.inf],
+    "words": lambda y: ["p", "q"],
+    "text": lambda y: "ab",
+    "a number": lambda y: 2,
+    "two axes": lambda y: np.eye(2),
+    "dict": lambda y: {0: 1},
+    "Series": lambda y: pd.Series(np.unique(y)),
+}
+
+
+@st.composite
+def cases_in_parts(draw):
+    case = draw(cases(n_odd=1))
+    other = draw(cases(kinds=[case.kind], n_odd=1))
+    other.target, other.n_columns, other.params = case.target, draw(st.sampled_from([case.n_columns] * 5 + [2])), {}
+    if draw(st.booleans()):
+        case.X = case.y = ""
+        case.weight = "none"
+    return case, draw(st.sampled_from(["all"] * 20 + sorted(CLASSES))), other
+
+
+def visit_partial_fit(parts):
+    """Two calls, the second with other rows."""
+    case, classes, other = parts
+    X, y, weight = case.data()
+    X_2, y_2, weight_2 = other.data()
+    _, good = case.good()
+    network = case.network()
+    given = {"classes": CLASSES[classes](good)} if case.kind == "classifier" else {}
+    if not hasattr(network, "partial_fit"):
+        network = Case(case.kind, case.target, 5, 2).network()
+    yield X, y, weight, X_2, y_2, weight_2, *given.values()
+    network.partial_fit(X, y, sample_weight=weight, **given)
+    predicted = outputs(network, case.good()[0])
+    assert np.isfinite(predicted).all()
+    network.partial_fit(X_2, y_2, sample_weight=weight_2)
+    yield
+    assert np.isfinite(outputs(network, case.good()[0])).all()
+    assert len(network.loss_curve_) == 2
+
+
+@st.composite
+def cases_again(draw):
+    case = draw(cases(n_odd=0))
+    other = draw(cases(kinds=[case.kind], n_odd=2))
+    other.target, other.n_columns = case.target, draw(st.sampled_from([case.n_columns] * 5 + [2]))
+    return case, other
+
+
+def visit_warm_start(both):
+    """A fit that may go on after a good one, with other data and parameters."""
+    case, other = both
+    X, y, weight = other.data()
+    network = case.network().set_params(warm_start=True)
+    try:
+        network.fit(*case.good())
+    except ValueError:  # parameters that are good alone
+        network = Case(case.kind, case.target, case.n_rows, case.n_columns).network().set_params(warm_start=True)
+        network.fit(*case.good())
+    network.set_params(**other.params)
+    yield X, y, weight
+    network.fit(X, y, weight)
+    yield
+    assert np.isfinite(outputs(network, X)).all()
+
+
+@st.composite
+def settings_of_params(draw):
+    kind = draw(st.sampled_from(sorted(NETWORKS)))
+    good, odd = PARAMS[kind]
+    names = st.sampled_from(["alpha", "x", "x__y", "net_", "", "__", "fit"])
+    return kind, draw(st.lists(st.one_of(good, odd, st.tuples(names, st.sampled_from(ODD))), min_size=1, max_size=3))
+
+
+def visit_params(setting):
+    """set_params, clone, repr and HTML of an unfitted network."""
+    kind, params = setting
+    network = NETWORKS[kind]()
+    yield [dict(params)]
+    network.set_params(**dict(params))
+    yield
+    for name, value in dict(params).items():
+        assert network.get_params()[name] is value
+        copied = clone(network).get_params()[name]
+        assert type(copied) is type(value)
+    assert repr(network).startswith(type(network).__name__)
+    assert network._repr_html_()
+
+
+def visit_budget(question):
+    kind, params, budget, n_samples = question
+    network = Case(kind, "binary", 5, 2, params=dict(params)).network()
+    yield
+    l2 = network.l2_for_budget(budget, n_samples)
+    yield
+    assert np.isfinite(l2)
+    assert l2 >= 0
+
+
+BUDGETS = st.tuples(
+    st.just("classifier"),
+    st.lists(st.one_of(PARAMS["classifier"]), max_size=2),
+    st.sampled_from([0, 0.5, 3.0, *ODD]),
+    st.sampled_from([1, 50, 1000, *ODD]),
+)
 DATA = {"X", "y", "sample_weight", "X_val", "y_val", "sample_weight_val", "classes"}
 WORDS = frozenset(DATA | set(inspect.signature(BNMLPClassifier).parameters))
-FIT = Door("fit", cases(), visit_fit, WORDS)
-DOORS = [FIT]
+DOORS = [
+    Door("fit", cases(), visit_fit, WORDS),
+    Door("fit with X_val", cases_with_validation(), visit_fit_with_validation, WORDS),
+    Door("partial_fit", cases_in_parts(), visit_partial_fit, WORDS, ("/sklearn/utils/_available_if",)),
+    Door("fit, warm_start", cases_again(), visit_warm_start, WORDS),
+    Door("set_params, clone, repr", settings_of_params(), visit_params, WORDS),
+    Door("l2_for_budget", BUDGETS, visit_budget, WORDS | {"budget", "n_samples"}),
+]

@@ -13,12 +13,13 @@ ODD = [
     None, True, False, 0, 1, -1, 2, 0.5, -0.5, 1.0, 2.5, -0.0, float("nan"), float("inf"), -float("inf"), 1e300,
     1e-300, 1e30, 5e-324, 10**30, -(10**30), 10**400, 1 + 2j, "", "auto", "nonsense", "0.1", "4-", "4--4", "1e3",
     "²", "cuda", "meta", "mps", "cpu:7", "float16", b"adam", [], (), [1], [None], ["a"], [1.5], [[1, 2]], {}, {"a":
-    1}, {"weights": "a"}, {"weights": -1}, {"weights": float("nan")}, {1: 2}, {0: 0}, {0: -1.0}, {0: float("nan"),
-    1: 1}, [{"l2": -1}], [{"lr": 1}], [{"l2_targets": "x"}], [{"n_ensemble": 2}], [{"dropout": 2}], [1, 2], (0,),
-    (4, -1), (4, 0), (4.0,), (4, "a"), ("weights", 3), {"weights"}, range(3), np.float32(0.5), np.float64("nan"),
-    np.int64(3), np.uint8(2), np.bool_(True), np.array(1), np.array([1, 2]), np.array([]), np.array([[1]]),
-    np.array(["a"]), np.float16(0.1), np.str_("adam"), pd.NA, pd.NaT, pd.Series([1]), decimal.Decimal("0.1"),
-    fractions.Fraction(1, 3), datetime.date(2020, 1, 1), object, len, lambda: 1, Ellipsis, slice(1), "x" * 300,
+    1}, "lbfgs", {"weights": "a"}, {"weights": -1}, {"weights": float("nan")}, {1: 2}, {0: 0}, {0: -1.0}, {0:
+    float("nan"), 1: 1}, [{"l2": -1}], [{"lr": 1}], [{"l2_targets": "x"}], [{"n_ensemble": 2}], [{"dropout": 2}],
+    [1, 2], (0,), (4, -1), (4, 0), (4.0,), (4, "a"), ("weights", 3), {"weights"}, range(3), np.float32(0.5),
+    np.float64("nan"), np.int64(3), np.uint8(2), np.bool_(True), np.array(1), np.array([1, 2]), np.array([]),
+    np.array([[1]]), np.array(["a"]), np.float16(0.1), np.str_("adam"), pd.NA, pd.NaT, pd.Series([1]),
+    decimal.Decimal("0.1"), fractions.Fraction(1, 3), datetime.date(2020, 1, 1), object, len, lambda: 1, Ellipsis,
+    slice(1), "x" * 300,
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from sk_bnreg.borrowed import BaseSearchCV
 HOUSE = {
     "engine": "embedding normalisation roles functions dropout stack training_pass rows solvers net workers training "
     "simd elementary passes buffers kernel compiled tasks",
-    "estimators": "targets preparation base networks fit_stack pipelines",
+    "estimators": "targets checks preparation base networks fit_stack pipelines",
     "export": "model_file onnx_graph",
     "search": "evaluation predictions ensemble grid space trials worker tuning",
     "stats": "folds looks tables",
@@ -90,7 +90,7 @@ def test_what_other_packages_keep_to_themselves_is_borrowed_in_one_place():
     private = {(file, name) for file, name in read if name.startswith("_") and not name.startswith("__")}
     private = {(file, name) for file, name in private if file != "borrowed" and not hasattr(NamedTuple("N", []), name)}
     of_bases = {
-        ("preparation", "_validate_params"): BaseEstimator,
+        ("checks", "_validate_params"): BaseEstimator,
         ("base", "_init_callback_context"): CallbackSupportMixin,
         ("grid", "_validate_params"): BaseSearchCV,
         ("grid", "_init_callback_context"): BaseSearchCV,

@@ -85,6 +85,7 @@ def _pieces(quantiles: NDArray[np.float64], shift: float) -> NDArray[np.float64]
     """
     inner = (np.arange(1, N_FUNCTIONS) + shift / 2) / N_FUNCTIONS
     ends = np.unique(np.interp([0, *inner, 1], np.linspace(0, 1, len(quantiles)), quantiles))
+    ends = ends if len(ends) > 1 else np.repeat(ends, 2)  # where one row has nearly all weight
     # a step that single precision can't resolve would be a slope of infinity
     width = np.maximum(np.diff(ends), max(1e-6 * abs(ends).max(), 1e-30))
     # a hundredth beyond both ends, so that for a row with just that value rounding does not decide on the gradient

@@ -5,7 +5,7 @@ A new role is a name in `ROLES` (and in `L2_TARGETS` where it belongs), and the 
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
-from math import isfinite, prod
+from math import inf, prod
 from numbers import Real
 from typing import NamedTuple
 
@@ -65,7 +65,7 @@ def l2_by_role(l2: float | Mapping[str, float], l2_targets: str | tuple[str, ...
     else:
         strengths = {role: l2 for target in l2_targets for role in _roles_of(target, "l2_targets")}
     numbers = [*strengths.values(), *([] if isinstance(l2, Mapping) else [l2])]
-    if not all(isinstance(value, Real) and isfinite(value) and value >= 0 for value in numbers):
+    if not all(isinstance(value, Real) and 0 <= value < inf for value in numbers):
         raise ValueError(f"l2 must be a finite number >= 0 or a mapping of roles to such numbers, got {l2!r}.")
     return {role: float(strengths.get(role, 0.0)) for role in ROLES}
 

@@ -11,7 +11,7 @@ from sklearn import config_context
 from sklearn.base import BaseEstimator, MultiOutputMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 
 from sk_bnreg.borrowed import Documented, Interval, NamesOnce, Options, StrOptions, listens
@@ -20,10 +20,10 @@ from sk_bnreg.engine.roles import ROLES
 from sk_bnreg.engine.rows import batch_bounds
 from sk_bnreg.engine.solvers import L2_MODES, LEARNING_RATES, SOLVERS
 from sk_bnreg.engine.tasks import DIVERGED, train_tasks
+from sk_bnreg.estimators.checks import check_params, check_table
 from sk_bnreg.estimators.preparation import (
     DTYPES,
     adopt,
-    array_rules,
     as_table,
     batch_size_for,
     l2_of_steps,
@@ -34,7 +34,8 @@ from sk_bnreg.estimators.preparation import (
 
 def trains_on(network):
     """Tell whether a network can go on with some rows after others; for `available_if`."""
-    return network.solver in SOLVERS and network.members is None
+    lbfgs = isinstance(network.solver, str) and network.solver == "lbfgs"
+    return not lbfgs and network.members is None
 
 
 class RoleReport(NamedTuple):
@@ -62,7 +63,7 @@ class BaseBNMLP(NamesOnce, Documented, CallbackSupportMixin, MultiOutputMixin, B
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate": [StrOptions(set(LEARNING_RATES))],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, 10**7, closed="both")],
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "beta_1": [Interval(Real, 0, 1, closed="left")],
         "beta_2": [Interval(Real, 0, 1, closed="left")],
@@ -72,7 +73,7 @@ class BaseBNMLP(NamesOnce, Documented, CallbackSupportMixin, MultiOutputMixin, B
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "n_ensemble": [Interval(Integral, 1, None, closed="left")],
+        "n_ensemble": [Interval(Integral, 1, 10**5, closed="both")],
         "members": [None, list, tuple],
         "numeric_embedding": [StrOptions({"auto", "periodic", "piecewise-linear"}), None],
         "frequency_init_scale": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
@@ -231,6 +232,11 @@ class BaseBNMLP(NamesOnce, Documented, CallbackSupportMixin, MultiOutputMixin, B
         >>> round(net.l2_report_[0].budget, 6)
         0.5
         """
+        check_params(self)
+        if not isinstance(budget, Real) or not 0 <= budget < np.inf:
+            raise ValueError(f"budget must be a finite number >= 0, got {budget!r}.")
+        if not isinstance(n_samples, Integral) or not 1 <= n_samples < 2**63:
+            raise ValueError(f"n_samples must be a number of rows, at least 1, got {n_samples!r}.")
         n_samples -= n_rows_aside(self, n_samples)
         return l2_of_steps(self, budget, len(batch_bounds(n_samples, batch_size_for(self, n_samples))) - 1)
 
@@ -251,8 +257,7 @@ class BaseBNMLP(NamesOnce, Documented, CallbackSupportMixin, MultiOutputMixin, B
     def _outputs(self, X):
         """Return the network's outputs, ``(M, C, n_samples)``, in float64."""
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, **array_rules(self))
-        table = as_table(X, "cpu")
+        table = as_table(check_table(self, X, reset=False), "cpu")
         return np.concatenate([net.outputs(table).double().numpy() for net in self.nets_])
 
     def _blocks(self, role):

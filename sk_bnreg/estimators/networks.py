@@ -245,7 +245,8 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         # weights from the first rows would be wrong for all later ones, silently
         if self.class_weight == "balanced":
             raise ValueError("class_weight='balanced' is not known before all rows are; give partial_fit a dict.")
-        check_partial_fit_first_call(self, classes)
+        with np.errstate(invalid="ignore"):  # it compares numbers with themselves as integers
+            check_partial_fit_first_call(self, classes)
         return self._partial_fit(X, y, sample_weight, self.classes_)
 
     def predict(self, X):

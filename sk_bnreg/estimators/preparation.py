@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,18 +11,24 @@ from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone, is_classifier
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
-from skorch.callbacks.scoring import ScoringBase
 
-from sk_bnreg.borrowed import check_sample_weight
 from sk_bnreg.engine.embedding import QUANTILES, embeddings_in_turn
 from sk_bnreg.engine.net import StackedNet
-from sk_bnreg.engine.normalisation import NORMALISATIONS
 from sk_bnreg.engine.roles import l2_by_role, lacking_roles
 from sk_bnreg.engine.rows import Rows, Table, batch_bounds, feature_quantiles, numeric_features
 from sk_bnreg.engine.solvers import SOLVERS, Member, learning_rates
 from sk_bnreg.engine.tasks import Structure, Task
+from sk_bnreg.estimators.checks import (
+    check_params,
+    check_size,
+    check_table,
+    check_target,
+    check_weight,
+    hidden_sizes,
+    warn_of_coarse,
+)
 from sk_bnreg.estimators.targets import ClassTarget, NumberTarget
 
 AUTO_STOPPING = 200  # with more rows than these early_stopping="auto" sets some aside
@@ -120,7 +125,7 @@ def make_task(
     resumed = network.__dict__.get("nets_", [None])[0] if network.warm_start or epochs else None
     checked = _Checked(network, {} if tables is None else tables)
     table, X, y = checked.table_and_target(X, y, reset=resumed is None)
-    weight = _checked_weight(sample_weight, X)
+    weight = check_weight(sample_weight, X)
     index = np.arange(table.shape[0]) if rows is None else rows
     if weight is not None:
         index = index[weight[index] > 0]
@@ -134,7 +139,7 @@ def make_task(
 
     # one seed per network first: what rows are set aside must not change the weights that a network starts from
     rng = check_random_state(network.random_state)
-    seeds = rng.randint(np.iinfo(np.int32).max, size=network.n_ensemble)
+    seeds = rng.randint(np.iinfo(np.int32).max, size=int(network.n_ensemble))
     all_rows = checked.rows(table, index, y[index], weight)
     valid_rows = checked.validation_rows(*validation)
     stopping = not epochs and _stops_early(network, len(index), valid_rows is not None)
@@ -186,33 +191,6 @@ def n_networks(network: Any) -> int:
     return network.n_ensemble if network.members is None else len(network.members)
 
 
-def check_params(network: Any) -> None:
-    """Refuse parameters that are not valid, or not together."""
-    network._validate_params()
-    callbacks = [callback[1] if isinstance(callback, tuple) else callback for callback in network.callbacks or ()]
-    scoring = [type(callback).__name__ for callback in callbacks if isinstance(callback, ScoringBase)]
-    if scoring:
-        raise ValueError(
-            f"callbacks must not have {scoring[0]}, which needs predictions for each batch: net.history has train_loss "
-            "and valid_loss, and any score of another set of rows can be taken in on_epoch_end."
-        )
-    if network.solver == "lbfgs":
-        raise ValueError("solver must be 'adam' or 'sgd', got 'lbfgs', which has no counterpart for minibatches.")
-    normalisation = NORMALISATIONS[network.batch_norm]
-    if normalisation is not None and normalisation.of_rows and network.batch_size == 1:
-        raise ValueError(f"batch_size must be at least 2 with batch_norm={network.batch_norm!r}, or 'auto', got 1.")
-    if not all(isinstance(size, Integral) and size > 0 for size in hidden_sizes(network)):
-        raise ValueError(f"hidden_layer_sizes must be integers > 0, got {network.hidden_layer_sizes!r}.")
-
-
-def hidden_sizes(network: Any) -> tuple[int, ...]:
-    """Return the units of each hidden layer; 0 for what is no number."""
-    sizes = network.hidden_layer_sizes
-    if isinstance(sizes, str):
-        return tuple(int(size) if size.isdecimal() else 0 for size in sizes.split("-"))
-    return (sizes,) if isinstance(sizes, Integral) else tuple(sizes)  # type: ignore[return-value]
-
-
 def l2_of_steps(network: Any, budget: float, n_batches: int) -> float:
     """Return the strength whose sum of lr * l2 over all planned steps, `n_batches` an epoch, is this budget."""
     solver = SOLVERS[network.solver]
@@ -225,11 +203,6 @@ def l2_of_steps(network: Any, budget: float, n_batches: int) -> float:
     n_steps = network.max_iter * n_batches
     rate_sum = learning_rates(network.learning_rate, network.learning_rate_init, n_steps).sum()
     return float(budget / (rate_sum * solver.decay_factor(network.l2_mode, vars(network))))
-
-
-def array_rules(network: Any) -> dict[str, Any]:
-    """Return what `validate_data` has to know of the arrays that a network takes."""
-    return {"dtype": getattr(np, network.dtype), "order": "C", "accept_sparse": "csr"}
 
 
 def as_table(X: Any, device: Any) -> Table:
@@ -295,12 +268,12 @@ class _Checked:
         if key in self.tables:
             validate_data(self.network, X, reset=reset, skip_check_array=True)
         else:
-            checked, y = validate_data(self.network, X, y, reset=reset, multi_output=True, **array_rules(self.network))
-            _check_size(checked)
-            _warn_of_coarse(checked, X)
+            checked = check_table(self.network, X, reset=reset, y=y)
+            check_size(checked)
+            warn_of_coarse(checked, X)
             self.tables[key] = as_table(checked, self.network.device)
             X = checked
-        return self.tables[key], X, self._target(X, y)
+        return self.tables[key], X, check_target(self.network, y, X)
 
     def learn_class_weights(self, y: NDArray[Any], weight: Any) -> None:
         """Learn the weights of classes from the rows to train on."""
@@ -310,7 +283,12 @@ class _Checked:
 
     def rows(self, table: Table, index: NDArray[np.int64], y: NDArray[Any], weight: Any) -> Rows:
         """Collect the rows of positive weight; equal weights are as good as none, and faster."""
-        return self._rows(table, index, y, self.weigh(y, weight))
+        weight = self.weigh(y, weight)
+        if weight is not None and not (np.isfinite(weight).all() and weight.min() >= 0 and weight.max() > 0):
+            raise ValueError(
+                f"class_weight must be finite numbers >= 0, and not 0 for all rows, got {self.network.class_weight!r}."
+            )
+        return self._rows(table, index, y, weight)
 
     def validation_rows(self, X_val: Any, y_val: Any, sample_weight_val: Any) -> Rows | None:
         """Collect the user's own rows for early stopping, if there are any."""
@@ -318,9 +296,9 @@ class _Checked:
             return None
         if X_val is None or y_val is None:
             raise ValueError("X_val and y_val must be given together, got only one of them.")
-        X_val = validate_data(self.network, X_val, reset=False, **array_rules(self.network))
-        y_val = self._target(X_val, y_val)
-        weight = _checked_weight(sample_weight_val, X_val)
+        X_val = check_table(self.network, X_val, reset=False)
+        y_val = check_target(self.network, y_val, X_val)
+        weight = check_weight(sample_weight_val, X_val, "sample_weight_val")
         return self.rows(as_table(X_val, self.network.device), np.arange(X_val.shape[0]), y_val, weight)
 
     def monitor(self, table: Table, y: NDArray[Any], index: Any, other: tuple[Any, Any] | None) -> Rows | None:
@@ -329,9 +307,9 @@ class _Checked:
             X, y = other
             key = self._key(X)
             if key not in self.tables:
-                X = validate_data(self.network, X, reset=False, **array_rules(self.network))
+                X = check_table(self.network, X, reset=False)
                 self.tables[key] = as_table(X, self.network.device)
-            table, y = self.tables[key], self._target(X, y)
+            table, y = self.tables[key], check_target(self.network, y, X)
             index = np.arange(table.shape[0])
         if index is None:
             return None
@@ -341,20 +319,8 @@ class _Checked:
     def _key(self, X: Any) -> tuple[int, str, str]:
         return id(X), self.network.dtype, str(self.network.device)
 
-    def _target(self, X: Any, y: Any) -> NDArray[Any]:
-        y = check_array(
-            y.toarray() if sparse.issparse(y) else y,  # type: ignore[attr-defined]
-            ensure_2d=False,
-            dtype=None if is_classifier(self.network) else "numeric",
-            input_name="y",
-            estimator=self.network,
-        )
-        check_consistent_length(X, y)
-        return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
-
     def _rows(self, table: Table, index: NDArray[np.int64], y: NDArray[Any], weight: Any) -> Rows:
         dtype, device = self.network.dtype, self.network.device
-        # only ratios matter: with the largest at 1, weights of 1e300 are numbers in float32 too
         if weight is not None:
             weight = (weight / weight.max()).astype(dtype)
             kept = weight >= np.finfo(dtype).tiny
@@ -458,32 +424,3 @@ def _members(
         )
         for seed, start in zip(seeds, starts, strict=True)
     ]
-
-
-def _check_size(X: Any) -> None:
-    """Refuse numbers whose squares overflow: no sum of products of them can be trusted."""
-    values = X.data if sparse.issparse(X) else X  # type: ignore[attr-defined]
-    largest = np.sqrt(np.finfo(X.dtype).max)
-    size = max(abs(values.min()), abs(values.max())) if values.size else 0.0
-    if size > largest:
-        raise ValueError(f"X must be at most {largest:.1e} in size for dtype={X.dtype}, got {size:.1e}: scale it.")
-
-
-def _warn_of_coarse(checked: Any, X: Any) -> None:
-    """Warn of features whose values single precision hardly tells apart, such as milliseconds since 1970."""
-    if sparse.issparse(checked) or checked.dtype != np.float32:
-        return
-    low, high = checked.min(axis=0), checked.max(axis=0)
-    size = np.maximum(np.abs(low), np.abs(high))
-    coarse = np.flatnonzero((size >= 2**24) & (high - low <= 256 * np.spacing(size)))
-    if len(coarse):
-        names = list(getattr(X, "columns", range(len(size))))
-        warnings.warn(
-            f"In single precision the values of {[names[i] for i in coarse]} are hardly told apart, being as large as "
-            f"{size[coarse].max():.2g}: subtract their smallest first, or set dtype='float64'.",
-            stacklevel=5,
-        )
-
-
-def _checked_weight(weight: Any, X: Any) -> Any:
-    return None if weight is None else check_sample_weight(weight, X, ensure_non_negative=True)

@@ -35,10 +35,11 @@ class ClassTarget:
     """
 
     def __init__(self, y: NDArray[Any], classes: NDArray[Any] | None = None):
-        kind = type_of_target(y, input_name="y")
-        if kind not in ("binary", "multiclass", "multilabel-indicator"):
-            check_classification_targets(y)
-            raise ValueError("y must have one column or be 0/1 labels, got several columns of classes.")
+        with np.errstate(invalid="ignore"):  # it compares numbers with themselves as integers
+            kind = type_of_target(y, input_name="y")
+            if kind not in ("binary", "multiclass", "multilabel-indicator"):
+                check_classification_targets(y)
+                raise ValueError("y must have one column or be 0/1 labels, got several columns of classes.")
         multilabel = kind == "multilabel-indicator"
         own = np.arange(y.shape[1]) if multilabel else np.unique(y)
         self._settle(own if classes is None else np.asarray(classes), multilabel)
@@ -68,7 +69,7 @@ class ClassTarget:
         """Return class numbers ``(n_samples,)``, or 0 and 1 for each logit ``(n_samples, n_outputs)``."""
         if self.multilabel:
             _check_columns(y, len(self.classes))
-            return torch.as_tensor(y, dtype=torch.float64)
+            return torch.from_numpy(y.astype(np.float64))
         if not self.is_known(y).all():
             unknown = sorted(set(np.unique(y)) - set(self.classes))
             raise ValueError(f"y has classes {unknown} that are not in classes_={self.classes}.")
@@ -154,7 +155,11 @@ class NumberTarget:
         """Return standardised targets, ``(n_samples, n_targets)``."""
         _check_columns(y, self.n_outputs)
         scale = np.where(self.scale > 0, self.scale, 1.0)
-        return torch.as_tensor((y.reshape(len(y), -1) - self.mean) / scale)
+        with np.errstate(over="ignore"):
+            standardised = (y.reshape(len(y), -1).astype(np.float64) - self.mean) / scale
+        if not np.isfinite(standardised).all():
+            raise ValueError(f"y must be of about the size of the first targets, whose scale is {scale}: fit anew.")
+        return torch.from_numpy(standardised)
 
     def decode(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return predictions from outputs ``(n_targets, n_samples)``."""

@@ -26,9 +26,10 @@ from sk_bnreg.engine.normalisation import NORMALISATIONS
 from sk_bnreg.engine.roles import network_blocks
 from sk_bnreg.engine.solvers import SOLVERS, Member
 from sk_bnreg.engine.tasks import Structure, make_net
+from sk_bnreg.estimators.checks import check_params
 from sk_bnreg.estimators.networks import BNMLPClassifier, BNMLPRegressor
 from sk_bnreg.estimators.pipelines import emptied, filled, network_in
-from sk_bnreg.estimators.preparation import DTYPES, check_params
+from sk_bnreg.estimators.preparation import DTYPES
 from sk_bnreg.estimators.targets import ClassTarget, NumberTarget
 
 FORMAT = 1

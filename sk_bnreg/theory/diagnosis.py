@@ -11,13 +11,13 @@ import pandas as pd
 import torch
 from scipy import sparse
 from scipy.optimize import linprog
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sk_bnreg.borrowed import num_samples, safe_indexing
 from sk_bnreg.engine.stack import StackedMLP
+from sk_bnreg.estimators.checks import check_table
 from sk_bnreg.estimators.pipelines import network_in, rows_at_network
-from sk_bnreg.estimators.preparation import array_rules
 from sk_bnreg.theory.rotation import Place, block_values, is_normalised, layer_rows, place_order, trajectory
 
 FACTOR = 3.0  # by which parameters are scaled
@@ -153,7 +153,7 @@ def _network_and_rows(estimator: Any, X: Any) -> tuple[Any, Tensor]:
     if n_rows < 2:
         raise ValueError(f"X must have at least 2 rows, over which to take batch statistics, got {n_rows}.")
     X, _ = rows_at_network(estimator, X)
-    X = validate_data(network, X, reset=False, **array_rules(network))
+    X = check_table(network, X, reset=False)
     dense = X.toarray() if sparse.issparse(X) else X  # type: ignore[attr-defined]
     return network, torch.from_numpy(np.ascontiguousarray(dense.T))
 
