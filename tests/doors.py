@@ -58,7 +58,8 @@ class Door:
     words : frozenset of str
         Arguments that a refusal may name.
     trusted : tuple of str
-        Parts of paths of files that may refuse in words of their own, beside `KNOWN_WORDS`.
+        Parts of paths of files that may refuse and warn in words of their own, beside `KNOWN_WORDS`; then what fails
+        before it comes to this package is refused too.
     """
 
     name: str
@@ -106,7 +107,8 @@ def judge(door: Door, case: Any) -> tuple[str, str]:
     after = _world()
     changed = [name for name in before if before[name] != after[name]]
     changed += [f"object {i}" for i, one in enumerate(given_objects) if _bytes(one) != kept[i]]
-    unheard = [one for one in heard if issubclass(one.category, NOT_HEARD)]
+    ours = [one for one in heard if not any(part in one.filename for part in door.trusted)]
+    unheard = [one for one in ours if issubclass(one.category, NOT_HEARD)]
     if outcome != "wrong" and changed:
         outcome, why = "wrong", f"changed: {', '.join(changed)}"
     if outcome != "wrong" and unheard:
@@ -132,12 +134,17 @@ def tally(door: Door, n: int, number: int = 0) -> Tally:
 
 def _fault_of(error: Exception, door: Door) -> str:
     """Say what is wrong with a refusal; nothing if it is a clear one."""
-    if type(error) not in REFUSALS:
-        return "not a ValueError or TypeError"
-    trace = error.__traceback__
+    trace, through_us = error.__traceback__, False
     while trace.tb_next is not None:
         trace = trace.tb_next
+        through_us |= "/sk_bnreg/" in trace.tb_frame.f_code.co_filename
     path = trace.tb_frame.f_code.co_filename
+    if door.trusted and not through_us:  # what stands around our own may fail in its own way
+        return ""
+    if isinstance(error, OSError) and error.filename and "path" in door.words:  # the system knows why, and says where
+        return ""
+    if type(error) not in REFUSALS:
+        return "not a ValueError or TypeError"
     meant = linecache.getline(path, trace.tb_lineno).strip().startswith("raise ")
     if any(part in path for part in (*KNOWN_WORDS, *door.trusted)):
         known = meant or any(words in str(error) for words in NO_NUMBERS)

@@ -130,33 +130,43 @@ def visit_pipeline(question):
 @st.composite
 def stacks(draw):
     kind = draw(st.sampled_from(sorted(TARGETS)))
-    case = draw(cases(kinds=[kind], n_odd=1))
-    n = draw(st.integers(0, 3))
-    others = draw(st.lists(cases(kinds=[kind], n_odd=1), min_size=n, max_size=n))
-    stranger = draw(st.sampled_from(["", "", "", "", "None", "pipeline", "class", "no sequence"]))
-    form = draw(st.sampled_from(["one", "one", "list", "short list"]))
-    odd_rows = st.sampled_from(["none", "none", "half", "mask", "one", "empty", "too far", "negative", "floats", "words", "short",
-                                "a number", "short mask", "twice", "list", "huge"])  # fmt: skip
-    hooks = st.sampled_from(
-        ["none", "none", "watch", "stop all", "stop one", "stop wrong", "a word", "no callable", "stop a number"]
-    )
-    return case, others, stranger, form, draw(odd_rows), draw(odd_rows), draw(hooks)
+    case = draw(cases(kinds=[kind], n_odd=draw(st.sampled_from([0, 0, 1]))))
+    others = draw(st.lists(cases(kinds=[kind], n_odd=draw(st.sampled_from([0, 0, 1]))), max_size=2))
+    stranger = draw(st.sampled_from([""] * 12 + ["None", "pipeline", "class", "no sequence", "nobody"]))
+    form = draw(st.sampled_from(["one", "one", "list", "list", "short list"]))
+    rows = st.sampled_from(["none"] * 9 + sorted(ROWS))
+    hooks = ["none"] * 6 + ["watch", "stop all", "stop one", "stop wrong", "a word", "no callable", "stop a number"]
+    hook = draw(st.sampled_from(hooks))
+    return case, others, stranger, form, draw(rows), draw(rows), hook
+
+
+ROWS = {
+    "half": lambda n: np.arange(0, n, 2),
+    "mask": lambda n: np.arange(n) % 2 == 0,
+    "one": lambda n: [0],
+    "empty": lambda n: [],
+    "too far": lambda n: [n],
+    "negative": lambda n: [-1],
+    "floats": lambda n: [0.5],
+    "words": lambda n: ["a"],
+    "short": lambda n: [0],
+    "a number": lambda n: 1,
+    "short mask": lambda n: [True],
+    "twice": lambda n: [0, 0, 0, n - 1],
+    "list": lambda n: list(range(n)),
+    "huge": lambda n: [10**30],
+}
 
 
 def _rows(how, n, n_rows):
-    one = {
-        "half": np.arange(0, n_rows, 2), "mask": np.arange(n_rows) % 2 == 0, "one": [0], "empty": [], "too far": [n_rows],
-        "negative": [-1], "floats": [0.5], "words": ["a"], "short": [0], "a number": 1, "short mask": [True],
-        "twice": [0, 0, 0, 1], "list": list(range(n_rows)), "huge": [10**30],
-    }.get(how)  # fmt: skip
-    return None if how == "none" else [one] * (n - 1 if how == "short" else n)
+    return None if how == "none" else [ROWS[how](n_rows)] * (n - 1 if how == "short" else n)
 
 
 def visit_stack(question):
     """fit_stack of some networks, of which a few parameters, rows and hooks are odd."""
     case, others, stranger, form, rows, monitor_rows, hook = question
     X, y, weight = case.data()
-    networks = [one.network() for one in [case, *others][: len(others)]]
+    networks = [one.network() for one in [case, *others]] if stranger != "nobody" else []
     strange = {
         "None": [None],
         "pipeline": [make_pipeline(StandardScaler(), BNMLPClassifier())],
@@ -173,7 +183,7 @@ def visit_stack(question):
     given = (X, y, weight)
     if form != "one":
         given = tuple([part] * (n if form == "list" else n - 1) for part in given)
-        given = given[:2] + (None if weight is None else given[2],)
+        given = (*given[:2], None if weight is None else given[2])
     n_rows = X.shape[0] if hasattr(X, "shape") and np.ndim(X) else case.n_rows
     options = {"rows": _rows(rows, n, n_rows), "monitor_rows": _rows(monitor_rows, n, n_rows)}
     yield X, y, weight
@@ -249,13 +259,36 @@ def visit_diagnose(question):
     yield
     assert diagnosis.summary() == str(diagnosis) == "\n".join(diagnosis.sentences)
     assert np.isfinite(diagnosis.layers[["norm", "l2", "share_of_penalty"]]).all(axis=None)
-    assert np.isfinite(diagnosis.invariances["change"]).all()
+    assert not np.isnan(diagnosis.invariances["change"]).any()  # of equal outputs any change is infinite
     assert (diagnosis.units["dead"] <= diagnosis.units["units"]).all() if len(diagnosis.units) else True
     assert (diagnosis.trajectory is None) == (name != "recorded")
 
 
-PATHS = ["good", "good", "good", "text", "missing folder", "folder", "empty", "None", "a number", "bytes", "nul", "long", "list", "open file",
-         "dot", "file as folder"]  # fmt: skip
+@cache
+def paths():
+    base = room()
+    (base / "file").write_bytes(b"x")
+    return {
+        "good": base / "model.safetensors",
+        "text": str(base / "model"),
+        "missing folder": base / "no" / "model",
+        "folder": base,
+        "empty": "",
+        "None": None,
+        "a number": 3,
+        "bytes": os.fsencode(base / "bytes"),
+        "nul": f"{base}/a\0b",
+        "long": base / ("x" * 300),
+        "list": [base / "m"],
+        "a class": Path,
+        "dot": ".",
+        "file as folder": base / "file" / "m",
+        "missing": base / "absent",
+    }
+
+
+PATHS = ["good"] * 14 + ["text", "missing folder", "folder", "empty", "None", "a number", "bytes", "nul", "long",
+         "list", "a class", "dot", "file as folder"]  # fmt: skip
 
 
 @cache
@@ -263,21 +296,10 @@ def room():
     return Path(mkdtemp())
 
 
-def _path(how):
-    base = room()
-    (base / "file").write_bytes(b"x")
-    return {
-        "good": base / "model.safetensors", "text": str(base / "model"), "missing folder": base / "no" / "model",
-        "folder": base, "empty": "", "None": None, "a number": 3, "bytes": os.fsencode(base / "bytes"),
-        "nul": f"{base}/a\0b", "long": base / ("x" * 300), "list": [base / "m"], "open file": (base / "file").open("rb"),
-        "dot": ".", "file as folder": base / "file" / "m",
-    }[how]  # fmt: skip
-
-
 def visit_save(question):
     """save_model, and the same model from its file."""
     name, how = question
-    model, path = model_of(name), _path(how)
+    model, path = model_of(name), paths()[how]
     before = sorted(room().iterdir())
     yield ()
     try:
@@ -288,7 +310,7 @@ def visit_save(question):
     yield
     X, _, _ = Case("classifier", "binary", 9, 3, X="DataFrame" if name == "framed" else "").data()
     again = load_model(path)
-    Path(os.fsdecode(path)).unlink()
+    Path(path).unlink()
     assert np.array_equal(outputs(again, X), outputs(model, X))
     assert np.array_equal(again.predict(X), model.predict(X))
 
@@ -298,7 +320,19 @@ def files(draw):
     how = draw(st.sampled_from([*PATHS, "missing"]))
     kind = draw(
         st.sampled_from(
-            ["bits", "truncated", "header", "longer", "garbage", "pickle", "nothing", "sound", "json", "swapped"]
+            [
+                "bits",
+                "truncated",
+                "header",
+                "longer",
+                "garbage",
+                "pickle",
+                "nothing",
+                "sound",
+                "sound",
+                "json",
+                "swapped",
+            ]
         )
     )
     return how, draw(st.sampled_from(["network", "pipeline", "two targets"])), kind, draw(st.integers(0, 2**32 - 1))
@@ -333,7 +367,7 @@ def _damaged(content, kind, number):
 def visit_load(question):
     """load_model of damaged files and odd paths."""
     how, name, kind, number = question
-    path = room() / "absent" if how == "missing" else _path(how)
+    path = paths()[how]
     if how in ("good", "text"):
         Path(path).write_bytes(_damaged(_content(name), kind, number))
     yield ()
@@ -353,6 +387,8 @@ def visit_onnx(question):
     graph = to_onnx(model, example)
     yield
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    if len(session.get_inputs()) > 1:  # one for each column of a frame
+        return
     (own,) = session.get_inputs()
     found = session.run(None, {own.name: X.astype(np.float32 if own.type == "tensor(float)" else np.float64)})
     X = X_CHANGES["DataFrame"](X) if name == "framed" else X
@@ -371,7 +407,7 @@ GRAPHS = st.tuples(
     st.sampled_from(NAMES), st.sampled_from(["none", "none", "", "float32", *sorted(X_CHANGES)][:2] + sorted(X_CHANGES))
 )
 DOORS = [
-    Door("predict, score", questions(), visit_predict, WORDS),
+    Door("predict, score", questions(), visit_predict, WORDS, ("/sklearn/metrics/",)),
     Door("in pipelines", tables_in_pipelines(), visit_pipeline, WORDS, ("/sklearn/",)),
     Door("fit_stack", stacks(), visit_stack, OF_STACKS),
     Door("diagnose", DIAGNOSES, visit_diagnose, ABOUT_MODELS, ("/sklearn/",)),

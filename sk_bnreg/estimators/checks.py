@@ -1,7 +1,7 @@
 """What users give, parameters and data: checked once, and refused in a sentence that names the argument."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from numbers import Integral, Number, Real
 from typing import Any
 
@@ -166,7 +166,8 @@ def check_target(network: Any, y: Any, X: Any) -> NDArray[Any]:
         kinds = {type(value).__name__ for value in y.flat}
         if kinds & {"NoneType", "NAType", "NaTType"}:
             raise ValueError("y must not have missing values: leave out the rows that have no target.")
-        if len(kinds) > 1 and not all(isinstance(value, Number | np.bool_) for value in y.flat):
+        of_one_kind = len(kinds) == 1 and all(isinstance(value, Hashable) for value in y.flat)
+        if not of_one_kind and not all(isinstance(value, Number | np.bool_) for value in y.flat):
             raise ValueError(f"y must be labels of one kind, all words or all numbers, got {sorted(kinds)}.")
     if is_classifier(network):
         assert_all_finite(y, estimator_name=type(network).__name__, input_name="y")

@@ -1,12 +1,13 @@
 """fit_stack: fit many estimators at once, each as if it had been fitted alone."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import FitFailedWarning
 
+from sk_bnreg.borrowed import num_samples
 from sk_bnreg.engine.tasks import DIVERGED, train_tasks
 from sk_bnreg.estimators.base import BaseBNMLP
 from sk_bnreg.estimators.preparation import Tables, adopt, make_tasks
@@ -72,15 +73,18 @@ def fit_stack(
     >>> [bool(net.score(X, y) > 0.9) for net in fit_stack(nets, X, y)]
     [True, True, True]
     """
-    n = len(estimators)
+    n = _length(estimators)
     if not n or not all(isinstance(estimator, BaseBNMLP) for estimator in estimators):
-        raise ValueError(f"estimators must be one or more BNMLPClassifier or BNMLPRegressor, got {list(estimators)!r}.")
+        raise ValueError(f"estimators must be one or more BNMLPClassifier or BNMLPRegressor, got {estimators!r}.")
+    if on_epoch_end is not None and not callable(on_epoch_end):
+        raise ValueError(f"on_epoch_end must be None or callable, got {on_epoch_end!r}.")
     # a list of rows is a table too: its items have one dimension
-    several = isinstance(X, list | tuple) and all(len(np.shape(table)) == 2 for table in X)
-    if several and len(X) != n:
-        raise ValueError(f"X must be one table or a list of one per estimator, got {len(X)} for {n} estimators.")
-    given = (X, y, [None] * n if sample_weight is None else sample_weight)
-    by_estimator = zip(*given, strict=True) if several else [(X, y, sample_weight)] * n
+    several = isinstance(X, list | tuple) and all(_is_table(table) for table in X)
+    given = {"X": X, "y": y, "sample_weight": [None] * n if sample_weight is None else sample_weight}
+    for name, parts in given.items() if several else ():
+        if _length(parts) != n:
+            raise ValueError(f"{name} must be a list of one per estimator, as X is or for X to be, {n} of them.")
+    by_estimator = zip(*given.values(), strict=True) if several else [(X, y, sample_weight)] * n
     tables: Tables = {}
     tasks = {
         i: make_tasks(
@@ -100,7 +104,10 @@ def fit_stack(
         scores = np.full(n, np.nan)
         scores[list(losses)] = [-loss for loss in losses.values()]
         stopped = on_epoch_end(epoch, scores)
-        return () if stopped is None else stopped
+        stopped = () if stopped is None else stopped
+        if _length(stopped) is None or not set(stopped) <= set(range(n)):
+            raise ValueError(f"on_epoch_end must return None or indices of estimators, below {n}, got {stopped!r}.")
+        return stopped
 
     diverged = []
     for i, nets in train_tasks(tasks, None if on_epoch_end is None else call).items():
@@ -117,13 +124,25 @@ def fit_stack(
     return estimators
 
 
+def _length(parts: Any) -> int | None:
+    """Return how many there are; None of what is no collection."""
+    many = isinstance(parts, Collection) or getattr(parts, "ndim", 0) > 0
+    return len(parts) if many else None
+
+
+def _is_table(part: Any) -> bool:
+    if hasattr(part, "shape"):
+        return len(part.shape) == 2
+    return isinstance(part, list | tuple) and bool(part) and isinstance(part[0], list | tuple | np.ndarray)
+
+
 def _check_rows(rows: Sequence[Any], i: int, n: int, X: Any, name: str) -> np.ndarray:
     """Return estimator i's rows as indices; a boolean mask is allowed."""
-    if len(rows) != n:
-        raise ValueError(f"{name} must have an entry per estimator, got {len(rows)} for {n} estimators.")
-    index, n_rows = np.asarray(rows[i]), X.shape[0] if hasattr(X, "shape") else len(X)
-    if index.dtype == bool and len(index) == n_rows:
+    if _length(rows) != n:
+        raise ValueError(f"{name} must have an entry per estimator, {n} of them, got {rows!r}.")
+    index, n_rows = np.asarray(rows[i]), num_samples(X)
+    if index.dtype == bool and index.shape == (n_rows,):
         index = np.flatnonzero(index)
-    if index.dtype.kind not in "iu" or index.size == 0 or index.min() < 0 or index.max() >= n_rows:
+    if index.dtype.kind not in "iu" or index.ndim != 1 or index.size == 0 or index.min() < 0 or index.max() >= n_rows:
         raise ValueError(f"{name}[{i}] must be indices from 0 to {n_rows - 1} or a mask of {n_rows}, got {rows[i]!r}.")
     return index

@@ -299,7 +299,8 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
         -------
         ndarray of shape (n_samples, n_classes) or (n_samples, n_labels)
         """
-        return np.log(self.predict_proba(X))
+        with np.errstate(divide="ignore"):  # of 0 it is -inf
+            return np.log(self.predict_proba(X))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

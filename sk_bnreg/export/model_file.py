@@ -109,6 +109,9 @@ def save_model(estimator: Any, path: str | Path) -> None:
     """
     from safetensors.numpy import save
 
+    path = _checked_path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"path must be that of a file in a folder that is there, got {str(path)!r}.")
     steps = emptied(estimator)
     check_is_fitted(estimator)
     arrays: Arrays = {}
@@ -160,7 +163,8 @@ def load_model(path: str | Path) -> Any:
     """
     from safetensors import safe_open
 
-    if not Path(path).is_file():
+    path = _checked_path(path)
+    if not path.is_file():
         raise ValueError(f"There is no file {str(path)!r}.")
     try:
         with safe_open(path, "numpy") as file:
@@ -176,6 +180,12 @@ def load_model(path: str | Path) -> Any:
     except Exception as error:  # whatever a damaged file does to whoever reads it
         said = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error
         raise ValueError(f"{str(path)!r} is no model file of save_model, or a damaged one: {said}.") from error
+
+
+def _checked_path(path: Any) -> Path:
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path):
+        raise TypeError(f"path must be that of a file, as text or a Path, got {path!r}.")
+    return Path(path)
 
 
 def _estimator_of(about: dict[str, Any], arrays: Arrays) -> Any:

@@ -337,6 +337,8 @@ def _by_skl2onnx(estimator: Any, X: Any) -> onnx.ModelProto:
     import skl2onnx
     from skl2onnx.common.data_types import DoubleTensorType
 
+    if X is not None and getattr(X, "ndim", 0) != 2:
+        raise ValueError(f"X must be a DataFrame or an array of two axes, got {type(X).__name__}.")
     types = None if X is not None else [("X", DoubleTensorType([None, estimator.n_features_in_]))]
     opsets = {"": OPSET, "ai.onnx.ml": ML_OPSET}
     options = {"zipmap": False} if is_classifier(estimator) else None
@@ -345,7 +347,8 @@ def _by_skl2onnx(estimator: Any, X: Any) -> onnx.ModelProto:
             estimator, None if X is None else X[:1], initial_types=types, options=options, target_opset=opsets
         )
     except Exception as error:  # skl2onnx has many for a step that it does not know
-        raise ValueError(f"skl2onnx cannot convert this pipeline: {error}") from error
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(f"skl2onnx cannot convert this estimator with such an X: {reason}.") from error
 
 
 def _register() -> None:
