@@ -143,10 +143,12 @@ def _fault_of(error: Exception, door: Door) -> str:
         return ""
     if isinstance(error, OSError) and error.filename and "path" in door.words:  # the system knows why, and says where
         return ""
+    if isinstance(error, ValueError | TypeError) and any(part in path for part in door.trusted):
+        return ""
     if type(error) not in REFUSALS:
         return "not a ValueError or TypeError"
     meant = linecache.getline(path, trace.tb_lineno).strip().startswith("raise ")
-    if any(part in path for part in (*KNOWN_WORDS, *door.trusted)):
+    if any(part in path for part in KNOWN_WORDS):
         known = meant or any(words in str(error) for words in NO_NUMBERS)
         return "" if known else f"raised by {path}:{trace.tb_lineno}"
     if "/sk_bnreg/" not in path or not meant:

@@ -407,7 +407,7 @@ GRAPHS = st.tuples(
     st.sampled_from(NAMES), st.sampled_from(["none", "none", "", "float32", *sorted(X_CHANGES)][:2] + sorted(X_CHANGES))
 )
 DOORS = [
-    Door("predict, score", questions(), visit_predict, WORDS, ("/sklearn/metrics/",)),
+    Door("predict, score", questions(), visit_predict, WORDS, ("/sklearn/",)),
     Door("in pipelines", tables_in_pipelines(), visit_pipeline, WORDS, ("/sklearn/",)),
     Door("fit_stack", stacks(), visit_stack, OF_STACKS),
     Door("diagnose", DIAGNOSES, visit_diagnose, ABOUT_MODELS, ("/sklearn/",)),

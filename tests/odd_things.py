@@ -15,9 +15,9 @@ ODD = [
     "²", "cuda", "meta", "mps", "cpu:7", "float16", b"adam", [], (), [1], [None], ["a"], [1.5], [[1, 2]], {}, {"a":
     1}, "lbfgs", {"weights": "a"}, {"weights": -1}, {"weights": float("nan")}, {1: 2}, {0: 0}, {0: -1.0}, {0:
     float("nan"), 1: 1}, [{"l2": -1}], [{"lr": 1}], [{"l2_targets": "x"}], [{"n_ensemble": 2}], [{"dropout": 2}],
-    [1, 2], (0,), (4, -1), (4, 0), (4.0,), (4, "a"), ("weights", 3), {"weights"}, range(3), np.float32(0.5),
-    np.float64("nan"), np.int64(3), np.uint8(2), np.bool_(True), np.array(1), np.array([1, 2]), np.array([]),
-    np.array([[1]]), np.array(["a"]), np.float16(0.1), np.str_("adam"), pd.NA, pd.NaT, pd.Series([1]),
+    [1, 2], (0,), (4, -1), (2**20, 2**20), (4, 0), (4.0,), (4, "a"), ("weights", 3), {"weights"}, range(3),
+    np.float32(0.5), np.float64("nan"), np.int64(3), np.uint8(2), np.bool_(True), np.array(1), np.array([1, 2]),
+    np.array([]), np.array([[1]]), np.array(["a"]), np.float16(0.1), np.str_("adam"), pd.NA, pd.NaT, pd.Series([1]),
     decimal.Decimal("0.1"), fractions.Fraction(1, 3), datetime.date(2020, 1, 1), object, len, lambda: 1, Ellipsis,
     slice(1), "x" * 300,
 ]  # fmt: skip

@@ -109,6 +109,7 @@ def _stack(form="one", rows="none", hook="none", stranger=""):
         (_fit("regressor", "numbers", params={"n_ensemble": True}), ""),
         (_fit("regressor", "numbers", params={"hidden_layer_sizes": 10**30}), "hidden_layer_sizes must be"),
         (_fit("regressor", "numbers", params={"hidden_layer_sizes": {1: 2}}), "hidden_layer_sizes must be"),
+        (_fit("regressor", "numbers", params={"hidden_layer_sizes": (2**20, 2**20)}), "set one of them lower"),
         (_fit("classifier", "binary", params={"epsilon": 10**400}), "epsilon must be a number that 64 bits hold"),
         (_fit("classifier", "binary", params={"l2": {"weights": 10**400}}), "that 64 bits hold"),
         (_fit("classifier", "binary", params={"l2": np.float32(0.5)}), ""),

@@ -237,8 +237,10 @@ class BaseBNMLP(NamesOnce, Documented, CallbackSupportMixin, MultiOutputMixin, B
             raise ValueError(f"budget must be a finite number >= 0, got {budget!r}.")
         if not isinstance(n_samples, Integral) or not 1 <= n_samples < 2**63:
             raise ValueError(f"n_samples must be a number of rows, at least 1, got {n_samples!r}.")
-        n_samples -= n_rows_aside(self, n_samples)
-        return l2_of_steps(self, budget, len(batch_bounds(n_samples, batch_size_for(self, n_samples))) - 1)
+        n_train = n_samples - n_rows_aside(self, n_samples)
+        if n_train < 1:
+            raise ValueError(f"n_samples must be more than early stopping sets aside, got {n_samples}.")
+        return l2_of_steps(self, budget, len(batch_bounds(n_train, batch_size_for(self, n_train))) - 1)
 
     def _partial_fit(self, X, y, sample_weight, classes=None):
         if self.early_stopping is True:

@@ -139,7 +139,7 @@ def _is_table(part: Any) -> bool:
 def _check_rows(rows: Sequence[Any], i: int, n: int, X: Any, name: str) -> np.ndarray:
     """Return estimator i's rows as indices; a boolean mask is allowed."""
     if _length(rows) != n:
-        raise ValueError(f"{name} must have an entry per estimator, {n} of them, got {rows!r}.")
+        raise ValueError(f"{name} must have an entry per estimator, got {_length(rows) or rows!r} for {n} estimators.")
     index, n_rows = np.asarray(rows[i]), num_samples(X)
     if index.dtype == bool and index.shape == (n_rows,):
         index = np.flatnonzero(index)

@@ -16,7 +16,7 @@ from sklearn.utils.validation import validate_data
 
 from sk_bnreg.engine.embedding import QUANTILES, embeddings_in_turn
 from sk_bnreg.engine.net import StackedNet
-from sk_bnreg.engine.roles import l2_by_role, lacking_roles
+from sk_bnreg.engine.roles import l2_by_role, lacking_roles, network_blocks
 from sk_bnreg.engine.rows import Rows, Table, batch_bounds, feature_quantiles, numeric_features
 from sk_bnreg.engine.solvers import SOLVERS, Member, learning_rates
 from sk_bnreg.engine.tasks import Structure, Task
@@ -33,6 +33,7 @@ from sk_bnreg.estimators.targets import ClassTarget, NumberTarget
 
 AUTO_STOPPING = 200  # with more rows than these early_stopping="auto" sets some aside
 MOST_EMBEDDED = 256  # features
+MOST_PARAMETERS = 2**31
 OF_ALL_MEMBERS = {"callbacks", "device", "dtype", "members", "n_ensemble", "warm_start"}  # what they cannot differ in
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -150,6 +151,7 @@ def make_task(
         train, valid = map(list, zip(*map(all_rows.divide, drawn), strict=True))
     embedded = _embedded(network, table, index) if resumed is None else network.structure_.embedded
     structure = _structure(network, table, len(train[0].index), embedded)
+    _check_parameters(structure, network.n_ensemble)
     starts = _embedding_starts(network, table, index, weight, embedded)
     # batch size and batches per epoch, the last two, may change with the rows
     piecewise = [[isinstance(start, np.ndarray)] for start in starts]
@@ -380,6 +382,18 @@ def _structure(network: Any, table: Table, n_rows: int, embedded: tuple[int, ...
         batch_size=-1 if n_batches == 1 else size,
         n_batches=n_batches,
     )
+
+
+def _check_parameters(s: Structure, n_members: int) -> None:
+    """Refuse networks that no memory holds, before anything is allocated for them."""
+    n_parameters = (
+        n_members * network_blocks(s.n_features, s.hidden_layer_sizes, s.n_outputs, n_embedded=len(s.embedded))[-1].stop
+    )
+    if n_parameters > MOST_PARAMETERS:
+        raise ValueError(
+            f"hidden_layer_sizes={s.hidden_layer_sizes} and n_ensemble={n_members} make {n_parameters:,} parameters of "
+            f"{s.n_features} features, over {MOST_PARAMETERS:,}: set one of them lower."
+        )
 
 
 def _embedding_starts(
