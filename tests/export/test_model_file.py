@@ -251,9 +251,9 @@ def test_facts_that_do_not_fit_one_another_are_refused_before_anything_is_made_o
         wrong = resigned(
             path, tmp_path / "w.safetensors", lambda about, new=new, n=number: put(about, places[n], new) or about
         )
-        began = time.monotonic()
+        began = time.process_time()
         opened(wrong)
-        assert time.monotonic() - began < 2, (places[number], new)
+        assert time.process_time() - began < 2, (places[number], new)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
 
 
