@@ -49,11 +49,25 @@ def test_files_import_only_from_files_above_them():
         assert set(own) <= set(above), name
 
 
-def test_importing_adds_nothing_that_only_the_study_needs():
-    """Beyond what skorch and scikit-learn import themselves."""
-    code = "import torch, skorch, sklearn.callback, sys; before = set(sys.modules)"
-    code += "; import sk_bnreg, sk_bnreg.stats.tables; print(*set(sys.modules) - before)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+IMPORTED = """
+import os, random, sys, warnings
+import numpy, torch, skorch, sklearn.callback
+def shared():
+    threads = os.listdir("/proc/self/task") if os.path.exists("/proc/self/task") else []
+    generators = random.getstate(), repr(numpy.random.get_state()), torch.get_rng_state().tolist()
+    settings = torch.get_default_dtype(), torch.is_grad_enabled(), sklearn.get_config(), numpy.geterr()
+    shown = warnings.filters[:], warnings.showwarning
+    return threads, torch.get_num_threads(), generators, settings, shown, dict(os.environ)
+before, modules = shared(), set(sys.modules)
+import sk_bnreg, sk_bnreg.stats.tables
+assert shared() == before
+print(*set(sys.modules) - modules)
+"""
+
+
+def test_importing_starts_no_thread_changes_nothing_and_adds_nothing_that_only_the_study_needs():
+    """Beyond what skorch and scikit-learn do themselves."""
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
     added = {name.split(".")[0] for name in done.stdout.split()}
     assert "sk_bnreg" in added
     needed = {

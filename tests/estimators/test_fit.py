@@ -19,7 +19,7 @@ from sklearn.datasets import load_iris, make_classification, make_regression
 from sklearn.exceptions import FitFailedWarning
 from skorch.callbacks import Callback, EpochTimer
 
-from sk_bnreg import BNMLPClassifier, BNMLPRegressor, fit_stack
+from sk_bnreg import BNMLPClassifier, BNMLPRegressor, StackedGridSearchCV, fit_stack
 from sk_bnreg.engine.compiled import DIVISIBLE
 from sk_bnreg.engine.rows import feature_quantiles
 from sk_bnreg.engine.workers import Workers, threads_left_to_workers
@@ -160,24 +160,26 @@ def test_no_more_threads_than_a_container_or_batch_job_gives_cores(monkeypatch):
         assert (workers.n_threads, len(workers.rooms)) == (1, 1)
 
 
-def test_fits_of_two_threads_overlap_and_change_nothing_outside(classes):
-    """Each has the bits that it has alone; threads and tiny numbers are afterwards as they were."""
-    X, y = classes
-    alone = [BNMLPClassifier(max_iter=20, random_state=i).fit(X, y) for i in range(2)]
-    n_threads = torch.get_num_threads()
-    with ThreadPoolExecutor(2) as pool:
-        together = list(pool.map(lambda net: clone(net).fit(X, y), alone))
-    for net, other in zip(alone, together, strict=True):
-        np.testing.assert_array_equal(net.predict_proba(X), other.predict_proba(X))
-    assert torch.get_num_threads() == n_threads
-    assert float(torch.tensor(1e-40) * 1) > 0
-
-
 def numbers_of_threads():
     """Return how many threads torch and its MKL may use in a thread that has not asked before."""
     with ThreadPoolExecutor(1) as pool:
         told = pool.submit(torch.__config__.parallel_info).result()
     return re.findall(r"(\w+)\(\) : (\d+)", told)
+
+
+def test_fits_of_eight_threads_overlap_and_change_nothing_outside(classes, threads):
+    """Each has the bits that it has alone; threads and tiny numbers are afterwards as they were."""
+    X, y = classes
+    threads(2)
+    alone = [BNMLPClassifier(max_iter=10, n_ensemble=2, random_state=i).fit(X, y) for i in range(7)]
+    alone.append(StackedGridSearchCV(alone[0], {"l2": [0.0, 1.0]}, cv=3).fit(X, y))
+    n_threads = numbers_of_threads()
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda net: clone(net).fit(X, y), alone))
+    for net, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(net.predict_proba(X), other.predict_proba(X))
+    assert numbers_of_threads() == n_threads
+    assert float(torch.tensor(1e-40) * 1) > 0
 
 
 def test_threads_are_as_they_were_after_contexts_of_two_threads_that_overlap(threads):
