@@ -47,7 +47,8 @@ from statsmodels.stats.meta_analysis import combine_effects
 
 from sk_bnreg import BNMLPClassifier
 from sk_bnreg.stats.folds import CONFIDENCE, WORDS, contrast, standard_error
-from sk_bnreg.study.survey import SURVEY_QUESTIONS, Survey
+from sk_bnreg.study.questions import SURVEY_QUESTIONS
+from sk_bnreg.study.survey import Survey
 
 N_ROWS, N_FRESH, K = 250, 4000, 5
 REPEATS = (1, 4, 10)

@@ -15,7 +15,8 @@ import pandas as pd
 
 from sk_bnreg import CriticalDifferenceDisplay, SurveyDisplay
 from sk_bnreg.stats.folds import STRONG, WORDS
-from sk_bnreg.study.survey import FIXED, Survey
+from sk_bnreg.study.questions import FIXED
+from sk_bnreg.study.survey import Survey
 
 DOCS = Path(__file__).parent
 FIRST = {

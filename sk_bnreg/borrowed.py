@@ -17,7 +17,7 @@ from sklearn.model_selection._validation import _fit_and_score as fit_and_score
 from sklearn.model_selection._validation import _score as score
 from sklearn.model_selection._validation import _warn_or_raise_about_fit_failures as warn_or_raise_about_fit_failures
 from sklearn.utils import _safe_indexing as safe_indexing
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions, validate_parameter_constraints
 from sklearn.utils.multiclass import _check_partial_fit_first_call as check_partial_fit_first_call
 from sklearn.utils.validation import _check_method_params as check_method_params
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 # `fit_and_score`, `get_scorer` for `score`, plain comparisons for the rules of parameters.
 
 __all__ = [
-    "BaseSearchCV", "Documented", "Interval", "NamesOnce", "Options", "StrOptions", "add_param_group",
+    "BaseSearchCV", "Documented", "HasMethods", "Interval", "NamesOnce", "Options", "StrOptions", "add_param_group",
     "check_method_params", "check_partial_fit_first_call", "check_sample_weight", "fit_and_score", "fused_adamw",
     "has_callbacks", "init_context", "initialize_callbacks", "lerp_all", "listens", "num_samples", "optimizing",
-    "safe_indexing", "score", "scorers_of", "storage_of", "trial_id", "warn_or_raise_about_fit_failures",
-    "words_of_nothing",
+    "safe_indexing", "score", "scorers_of", "storage_of", "trial_id", "validate_parameter_constraints",
+    "warn_or_raise_about_fit_failures", "words_of_nothing",
 ]  # fmt: skip
 
 

@@ -32,8 +32,9 @@ from small_command import run_here, small_pipeline
 
 from sk_bnreg import BNMLPClassifier, NormRecorder, SchemeComparison, diagnose
 from sk_bnreg.study.plan import StudyPlan
+from sk_bnreg.study.questions import survey_schemes
 from sk_bnreg.study.schemes import DEFAULT_SCHEMES, SCHEMES
-from sk_bnreg.study.survey import Survey, survey_schemes
+from sk_bnreg.study.survey import Survey
 
 BUDGETS = (0.0, 0.1, 1.0, 10.0)
 RATES = (0.003, 0.01, 0.03)

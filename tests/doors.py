@@ -185,6 +185,8 @@ def _world() -> dict[str, Any]:
         "numpy's errors": np.geterr(),
         "random's numbers": random.getstate(),
         "warnings.filters": list(warnings.filters),
+        "figures": "matplotlib.pyplot" in sys.modules and sys.modules["matplotlib.pyplot"].get_fignums(),
+        "optuna's verbosity": "optuna" in sys.modules and sys.modules["optuna"].logging.get_verbosity(),
         "rcParams": pyplot and dict(dict.items(pyplot.rcParams)),
         "environment": dict(os.environ),
         "folder": os.getcwd(),

@@ -19,12 +19,12 @@ HOUSE = {
     "simd elementary passes buffers kernel compiled tasks",
     "estimators": "targets checks preparation base networks fit_stack pipelines",
     "export": "model_file onnx_graph",
-    "search": "evaluation predictions ensemble grid space trials worker tuning",
+    "search": "evaluation splits predictions ensemble grid space trials worker tuning",
     "stats": "folds looks tables",
     "theory": "rotation diagnosis finding equilibria reproduce",
     "report": "results displays diagnosis_displays survey_displays pages",
     "study": "warned schemes candidates held_out plan tried comparison nested store spread run compare files tables "
-    "survey",
+    "questions survey",
     "cli": "runner answers compare rescore tune predict export survey reproduce main",
 }
 ORDER = ["borrowed", *(f"{folder}.{file}" for folder, files in HOUSE.items() for file in files.split())]

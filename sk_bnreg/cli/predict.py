@@ -29,6 +29,8 @@ def predict(
     if not model.is_file() or not table.is_file():
         raise ValueError(f"There is no file {str(table if model.is_file() else model)!r}.")
     fitted = open_model(model)
+    if not hasattr(fitted, "feature_names_in_"):
+        raise ValueError(f"{str(model)!r} must hold a model that was fitted to a table with names of columns.")
     names = [str(name) for name in fitted.feature_names_in_]
     frame, notes = read_frame(table, names)
     lacking = [name for name in names if name not in frame]
@@ -52,7 +54,9 @@ def open_model(path: Path) -> Any:
     if path.suffix == ".joblib":
         import joblib
 
-        return joblib.load(path)
+        from sk_bnreg.study.held_out import undamaged
+
+        return undamaged(path, joblib.load)
     from sk_bnreg.export.model_file import load_model
 
     return load_model(path)

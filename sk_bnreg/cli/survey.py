@@ -17,6 +17,9 @@ def survey(
     out: Annotated[Path, typer.Option(help="Folder for the results; a survey that was stopped goes on from there.")],
     rows: Annotated[int, typer.Option(min=50, help="Rows used of a larger table.")] = 2000,
     scoring: Scores = None,
+    schemes: Annotated[
+        str | None, typer.Option(help="Names of built-in schemes, with commas between, or all. [default: 21]")
+    ] = None,
     rope: Rope = None,
     folds: Annotated[int, typer.Option(min=2, help="Outer folds.")] = 5,
     minutes: Annotated[
@@ -38,16 +41,21 @@ def survey(
     """Compare schemes on every table of a folder: is L2 redundant beside batch norm, and L2 on what?"""
     from joblib import cpu_count
 
+    from sk_bnreg.stats.tables import counted
+    from sk_bnreg.study.questions import chosen_schemes
+    from sk_bnreg.study.schemes import SCHEMES
     from sk_bnreg.study.survey import survey as run
-    from sk_bnreg.study.survey import survey_schemes, table_paths
+    from sk_bnreg.study.survey import table_paths
 
     runner = Runner(out)
+    names = {None: None, "all": tuple(SCHEMES)}.get(schemes) or (schemes and listed(schemes))
     # the number of schemes is the same at any learning rate
-    n_tables, n_schemes, n_done = len(table_paths(folder)), len(survey_schemes(1.0)), 0
+    n_tables, n_schemes, n_done = len(table_paths(folder)), len(chosen_schemes(names, 1.0)), 0
     n_repeats: int | str = repeats or (1 if minutes is None else "auto")
     runner.say(
-        f"{n_tables} tables of at most {rows:,} rows, {n_schemes} schemes x {candidates} candidates x 3 inner folds in "
-        f"{folds} outer folds x {'as many repeats as decide it' if n_repeats == 'auto' else n_repeats}"
+        f"{counted(n_tables, 'table')} of at most {rows:,} rows, {n_schemes} schemes x "
+        f"{counted(candidates, 'candidate')} x 3 inner folds in {folds} outer folds x "
+        f"{'as many repeats as decide it' if n_repeats == 'auto' else n_repeats}"
     )
     runner.load_engine()
 
@@ -67,6 +75,7 @@ def survey(
                 n_repeats=n_repeats,
                 minutes=3 if minutes is None else minutes,
                 n_seeds=seeds or (8 if minutes is None else "auto"),
+                schemes=names,
                 scoring=listed(scoring) if scoring else None,
                 rope=rope,
                 n_candidates=candidates,

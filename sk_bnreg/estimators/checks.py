@@ -162,13 +162,7 @@ def check_target(network: Any, y: Any, X: Any) -> NDArray[Any]:
     y = check_array(dense, dtype=None, ensure_all_finite=False, **named)
     if y.dtype.kind in "cV":
         raise ValueError(f"y must be labels or numbers, got {y.dtype}.")
-    if y.dtype == object:
-        kinds = {type(value).__name__ for value in y.flat}
-        if kinds & {"NoneType", "NAType", "NaTType"}:
-            raise ValueError("y must not have missing values: leave out the rows that have no target.")
-        of_one_kind = len(kinds) == 1 and all(isinstance(value, Hashable) for value in y.flat)
-        if not of_one_kind and not all(isinstance(value, Number | np.bool_) for value in y.flat):
-            raise ValueError(f"y must be labels of one kind, all words or all numbers, got {sorted(kinds)}.")
+    check_one_kind(y)
     if is_classifier(network):
         assert_all_finite(y, estimator_name=type(network).__name__, input_name="y")
     else:
@@ -177,6 +171,19 @@ def check_target(network: Any, y: Any, X: Any) -> NDArray[Any]:
             raise ValueError(f"y must be numbers, got {y.dtype}.")
     check_consistent_length(X, y)
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def check_one_kind(y: Any) -> None:
+    """Refuse a target of objects that cannot be put in order: with gaps, or words beside numbers."""
+    if sparse.issparse(y) or getattr(y, "dtype", object) != object:
+        return
+    values = np.asarray(y, dtype=object)
+    kinds = {type(value).__name__ for value in values.flat}
+    if kinds & {"NoneType", "NAType", "NaTType"}:
+        raise ValueError("y must not have missing values: leave out the rows that have no target.")
+    of_one_kind = len(kinds) == 1 and all(isinstance(value, Hashable) for value in values.flat)
+    if not of_one_kind and not all(isinstance(value, Number | np.bool_) for value in values.flat):
+        raise ValueError(f"y must be labels of one kind, all words or all numbers, got {sorted(kinds)}.")
 
 
 def check_weight(weight: Any, X: Any, name: str = "sample_weight") -> Any:

@@ -105,8 +105,10 @@ class _Place(BaseEstimator):
 
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None,
-        sample_weight_val: Any = None,
+        sample_weight_val: Any = None, **unknown: Any,
     ) -> "_Place":  # fmt: skip
+        if unknown:
+            raise TypeError(f"fit of a network takes no arguments {list(unknown)}.")
         self.fit_ = Fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
         return self
 

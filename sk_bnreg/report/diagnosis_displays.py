@@ -3,6 +3,7 @@
 import numpy as np
 
 from sk_bnreg.report.displays import COLOURS, Display
+from sk_bnreg.report.results import check_kind
 
 _FLOOR = 1e-17  # stands for no change at all on a logarithmic axis
 _QUANTITIES = {
@@ -61,6 +62,7 @@ class InvarianceDisplay(Display):
         -------
         InvarianceDisplay
         """
+        check_kind(diagnosis, "diagnosis", "Diagnosis", hasattr(diagnosis, "invariances"))
         return cls(diagnosis.invariances, threshold=diagnosis.threshold).plot(ax)
 
     def frame(self):
@@ -154,6 +156,7 @@ class NormTrajectoryDisplay(Display):
         ValueError
             If nothing was recorded, or the quantity is not one of these or does not exist without batch norm.
         """
+        check_kind(diagnosis, "diagnosis", "Diagnosis", hasattr(diagnosis, "trajectory"))
         if diagnosis.trajectory is None:
             raise ValueError("diagnosis.trajectory is None: train the network with callbacks=[NormRecorder()].")
         known = [name for name in _QUANTITIES if diagnosis.trajectory[name].notna().any()]

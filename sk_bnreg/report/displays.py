@@ -1,13 +1,15 @@
 """Displays of one comparison and of trained networks."""
 
+from collections.abc import Mapping
 from textwrap import fill
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from sklearn.utils.validation import check_is_fitted
 
 from sk_bnreg.estimators.pipelines import network_in
-from sk_bnreg.report.results import Comparison
+from sk_bnreg.report.results import Comparison, check_kind
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # of Okabe & Ito's, those with contrast on white and on black
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -16,10 +18,9 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 class Display:
     """What displays share.
 
-    A display's constructor takes computed numbers; ``from_...`` computes them and plots;
-    `plot` leaves `ax_` and `figure_` beside the artists that `_draw` leaves; `frame` gives
-    back what is plotted. `_draw` returns the height, in inches, that its rows need.
-    """
+    A display's constructor takes computed numbers; ``from_...`` computes them and plots; `plot` leaves `ax_` and
+    `figure_` beside the artists that `_draw` leaves; `frame` gives back what is plotted. `_draw` returns the height, in
+    inches, that its rows need."""
 
     width = 4.6  # inches: on a phone its text is still legible
 
@@ -37,7 +38,9 @@ class Display:
         """
         import matplotlib as mpl
         from matplotlib import pyplot as plt
+        from matplotlib.axes import Axes
 
+        check_kind(ax, "ax", "matplotlib Axes", ax is None or isinstance(ax, Axes))
         self.ax_ = plt.subplots(figsize=(self.width, 3), layout="constrained")[1] if ax is None else ax
         self.figure_ = self.ax_.figure
         self.ax_.spines[["top", "right"]].set_visible(False)
@@ -55,9 +58,8 @@ class Display:
 class SchemeComparisonDisplay(Display):
     """How far is each scheme from another one, and can so many folds tell?
 
-    A row per scheme: the mean difference with its corrected 95 % interval, the differences
-    of single folds beneath it, the mean score beside it. Differences in the shaded region
-    (the rope) do not matter.
+    A row per scheme: the mean difference with its corrected 95 % interval, the differences of single folds beneath it,
+    the mean score beside it. Differences in the shaded region (the rope) do not matter.
 
     Parameters
     ----------
@@ -119,6 +121,7 @@ class SchemeComparisonDisplay(Display):
         -------
         SchemeComparisonDisplay
         """
+        check_kind(comparison, "comparison", "SchemeComparison", hasattr(comparison, "contrast"))
         against = comparison.best_scheme if against is None else against
         rows, differences = {}, {}
         for name, score in zip(comparison.schemes, comparison.table()["score"], strict=True):
@@ -159,8 +162,8 @@ class SchemeComparisonDisplay(Display):
 class PosteriorDisplay(Display):
     """How probable is it that one scheme is worse than another, the same, or better?
 
-    A row per pair of schemes: the posterior density of their mean difference, scaled to
-    its peak, and the probabilities of lying below, within and above the shaded rope.
+    A row per pair of schemes: the posterior density of their mean difference, scaled to its peak, and the probabilities
+    of lying below, within and above the shaded rope.
 
     Parameters
     ----------
@@ -216,8 +219,12 @@ class PosteriorDisplay(Display):
         -------
         PosteriorDisplay
         """
+        check_kind(comparison, "comparison", "SchemeComparison", hasattr(comparison, "contrast"))
         if questions is None:
             questions = [answer.question[2:] for answer in comparison.verdicts()]
+        pairs = questions if isinstance(questions, list | tuple) else ()
+        if not pairs or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+            raise ValueError(f"questions must be one or more pairs of names of schemes, got {questions!r}.")
         rows = {}
         for scheme, against in questions:
             c = comparison.contrast(scheme, against)
@@ -274,12 +281,11 @@ class PosteriorDisplay(Display):
 class L2PathDisplay(Display):
     """How much decay is best, once the learning rate has been chosen for it?
 
-    A line per scheme with L2: for each fold and decay budget the best inner score over the
-    learning rates that were tried with it, averaged over folds; the band is one standard
-    error. Inner scores are those that tuning went by, whatever score the comparison is of.
-    Schemes without L2 are horizontal lines. A best of more learning rates is more
-    optimistic, and a scheme without L2 spends all its candidates on them: `frame` says how
-    many each point had. Where all of a fold's candidates diverged, the point is left out.
+    A line per scheme with L2: for each fold and decay budget the best inner score over the learning rates that were
+    tried with it, averaged over folds; the band is one standard error. Inner scores are those that tuning went by,
+    whatever score the comparison is of. Schemes without L2 are horizontal lines. A best of more learning rates is more
+    optimistic, and a scheme without L2 spends all its candidates on them: `frame` says how many each point had. Where
+    all of a fold's candidates diverged, the point is left out.
 
     Parameters
     ----------
@@ -297,7 +303,6 @@ class L2PathDisplay(Display):
     ----------
     ax_, figure_ : Axes, Figure
     lines_ : dict of str to Line2D
-        A line per scheme.
     bands_ : dict of str to PolyCollection
     zeros_ : dict of str to ErrorbarContainer
         The points of no decay, set apart from the lines of their schemes.
@@ -327,8 +332,7 @@ class L2PathDisplay(Display):
         comparison : SchemeComparison
             One with `tuning`.
         strength : {"budget", "l2"}, default="budget"
-            "l2" plots the schemes for which no decay budget exists (Adam with
-            ``l2_mode="loss"``), "budget" all others.
+            "l2" plots the schemes for which no decay budget exists (Adam with ``l2_mode="loss"``), "budget" all others.
         ax : Axes, default=None
 
         Returns
@@ -338,13 +342,18 @@ class L2PathDisplay(Display):
         Raises
         ------
         ValueError
-            If the comparison has no `tuning`.
+            If the comparison has no `tuning`, or no scheme for this axis.
         """
+        check_kind(comparison, "comparison", "SchemeComparison", hasattr(comparison, "contrast"))
+        if strength not in ("budget", "l2"):
+            raise ValueError(f"strength must be 'budget' or 'l2', got {strength!r}.")
         if comparison.tuning is None:
             raise ValueError("comparison.tuning must hold the scores of all candidates, got None.")
         # l2 and budgets do not share an axis: a budget is l2 times the learning rates of all steps
         has_budget = comparison.tuning["budget"].notna()
         tuning = comparison.tuning[has_budget if strength == "budget" else ~has_budget]
+        if tuning.empty:
+            raise ValueError(f"strength={strength!r} is of no scheme of this comparison; take the other one.")
         # the best rate of each fold, as tuning chooses it there
         by = tuning.groupby(["scheme", strength, "repeat", "fold"], sort=False)["inner_score"]
         best = by.max().unstack(["repeat", "fold"])
@@ -396,9 +405,8 @@ class L2PathDisplay(Display):
 class LearningCurvesDisplay(Display):
     """Did the networks train long enough, and did they overfit?
 
-    The training loss of each network per epoch, the validation loss where early stopping
-    watched one, and the epoch whose weights were kept. Of several members the first is
-    shown.
+    The training loss of each network per epoch, the validation loss where early stopping watched one, and the epoch
+    whose weights were kept. Of several members the first is shown.
 
     Parameters
     ----------
@@ -441,16 +449,18 @@ class LearningCurvesDisplay(Display):
         ------
         ValueError
             If an estimator does not end in a network.
+        NotFittedError
         """
+        check_kind(estimators, "estimators", "dict of networks", isinstance(estimators, Mapping) and estimators)
         curves = []
         for name, estimator in estimators.items():
             network, _ = network_in(estimator)
             if network is None:
                 raise ValueError(f"estimators must be or end in BNMLP networks, got {estimator!r} for {name!r}.")
+            check_is_fitted(network)
             epoch = np.arange(1, len(network.loss_curve_) + 1)
             curve = pd.DataFrame({"network": name, "epoch": epoch, "loss": network.loss_curve_})
-            # without early stopping there are none
-            curve["validation_loss"] = network.validation_loss_curve_ or np.nan
+            curve["validation_loss"] = network.validation_loss_curve_ or np.nan  # none without early stopping
             curves.append(curve.assign(kept=epoch == network.best_iter_))
         return cls(pd.concat(curves, ignore_index=True)).plot(ax)
 

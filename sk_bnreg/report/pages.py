@@ -25,6 +25,7 @@ from sk_bnreg.report.displays import (
 from sk_bnreg.report.results import Comparison, TableSurvey
 from sk_bnreg.report.survey_displays import CriticalDifferenceDisplay, SurveyDisplay
 from sk_bnreg.stats.looks import EARLY
+from sk_bnreg.stats.tables import counted
 
 _INK = "#010203"  # stands for the page's colour of text while a figure is drawn
 _STYLE = {
@@ -131,10 +132,10 @@ def write_survey(survey: TableSurvey, path, about):
     """
     tables, scores = survey.tables(), survey.scores()
     # a classification's accuracy and a regression's R2 are different things: each task has answers of its own too
-    by_task = {f"all {len(tables)} tables": survey.answers()}
+    by_task = {f"all {counted(len(tables), 'table')}": survey.answers()}
     if tables["task"].nunique() > 1:
         counts = tables["task"].value_counts().items()
-        by_task |= {f"{n} tables, {task}": survey.answers(str(task)) for task, n in counts}
+        by_task |= {f"{counted(n, 'table')}, {task}": survey.answers(str(task)) for task, n in counts}
     _write_page(
         path,
         "survey.html.jinja",
@@ -327,7 +328,9 @@ def _write_page(path, template, about, **context):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters.update(signed=_signed, percent=_percent, p_value=_p_value, sentence=_sentence, short=_short)
+    pages.filters.update(
+        signed=_signed, percent=_percent, p_value=_p_value, sentence=_sentence, short=_short, counted=counted
+    )
     page = pages.get_template(template).render(about={**dict.fromkeys(_ABOUT, ""), **about}, **context)
     Path(path).write_text(page, encoding="utf-8")
 

@@ -86,3 +86,9 @@ class TableSurvey(Protocol):
     def answers(self, task: str | None = None) -> Sequence[Any]: ...
     def overall(self) -> Sequence[Any]: ...
     def ranking(self) -> Ranking: ...
+
+
+def check_kind(value: Any, name: str, kind: str, is_one: Any) -> None:
+    """Refuse what is not of the kind that an argument asks for."""
+    if not is_one:
+        raise TypeError(f"{name} must be a {kind}, got {value!r}.")

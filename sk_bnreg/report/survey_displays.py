@@ -1,11 +1,13 @@
 """Displays of scores on many tables."""
 
+from numbers import Real
+
 import numpy as np
 import pandas as pd
 
 from sk_bnreg.report.displays import COLOURS, Display
-from sk_bnreg.report.results import TableSurvey
-from sk_bnreg.stats.tables import ranking
+from sk_bnreg.report.results import TableSurvey, check_kind
+from sk_bnreg.stats.tables import counted, ranking
 
 
 class CriticalDifferenceDisplay(Display):
@@ -69,7 +71,10 @@ class CriticalDifferenceDisplay(Display):
         -------
         CriticalDifferenceDisplay
         """
-        found = ranking(scores)
+        check_kind(scores, "scores", "DataFrame", isinstance(scores, pd.DataFrame))
+        if not isinstance(alpha, Real) or not 0 < alpha < 1:
+            raise ValueError(f"alpha must be a number between 0 and 1, got {alpha!r}.")
+        found = ranking(scores.rename(columns=str))
         return cls(found.mean_ranks, found.pairs, found.n_tables, alpha=alpha).plot(ax)
 
     def frame(self):
@@ -92,7 +97,7 @@ class CriticalDifferenceDisplay(Display):
         ax.spines["top"].set_visible(True)
         ax.set_xlim(1, len(self.ranks))
         ax.xaxis.set_label_position("top")
-        ax.set_xlabel(f"mean rank, {self.n_tables} tables; bars join p ≥ {self.alpha:g} (Holm)")
+        ax.set_xlabel(f"mean rank, {counted(self.n_tables, 'table')}; bars join p ≥ {self.alpha:g} (Holm)")
         return 1.6 + 0.22 * len(self.ranks)
 
 
@@ -147,6 +152,7 @@ class SurveyDisplay(Display):
         -------
         SurveyDisplay
         """
+        check_kind(survey, "survey", "Survey", hasattr(survey, "answers"))
         found = {f"{a.question.scheme} - {a.question.against}": a for a in survey.answers()}
         differences = pd.DataFrame({name: answer.differences for name, answer in found.items()})
         medians = pd.Series({name: answer.test.median for name, answer in found.items()})
@@ -176,7 +182,7 @@ class SurveyDisplay(Display):
         ax.set_yticks(rows, names)
         ax.set_ylim(len(names) - 0.5, -0.5)  # the first on top
         ax.set_xlabel(
-            f"difference of mean scores, {len(self.differences)} tables\n"
+            f"difference of mean scores, {counted(len(self.differences), 'table')}\n"
             f"shaded: ±{self.rope:g}, logarithmic beyond; ◆ median"
         )
         return 1.2 + 0.3 * len(rows)

@@ -21,6 +21,7 @@ from sk_bnreg.engine.compiled import has_compiled_form, has_kernel
 from sk_bnreg.engine.tasks import DIVERGED, Task, train_tasks
 from sk_bnreg.engine.workers import threads_left_to_workers
 from sk_bnreg.estimators.base import BaseBNMLP
+from sk_bnreg.estimators.checks import check_params
 from sk_bnreg.estimators.pipelines import Front, network_in, rows_at_network
 from sk_bnreg.estimators.preparation import Tables, adopt, make_tasks, n_networks
 
@@ -46,7 +47,7 @@ class Folds:
 
     X: Any
     y: Any
-    splits: list[tuple[Any, Any]]
+    splits: list[tuple[Any, ...]]
     fit_params: dict[str, Any] = field(default_factory=dict)
     score_params: dict[str, Any] = field(default_factory=dict)
 
@@ -208,6 +209,14 @@ def attempt(function: Callable[..., Any], *arguments: Any, **named: Any) -> tupl
         return None, Failure(error, format_exc())
 
 
+def message_of(traceback: str) -> str:
+    """Return the error of a traceback: what follows the lines of its last frame."""
+    lines = traceback.strip().splitlines()
+    last_frame = max((i for i, line in enumerate(lines) if line.startswith('  File "')), default=-1)
+    start = next(i for i, line in enumerate(lines) if i > last_frame and not line.startswith(" "))
+    return "\n".join(lines[start:])
+
+
 def candidate_of(estimator: Any, params: Mapping[str, Any]) -> Any:
     """Return the estimator with a candidate's parameters, which may be estimators themselves."""
     return clone(estimator).set_params(**clone(params, safe=False))
@@ -243,8 +252,14 @@ def _entries(
     for number in dict.fromkeys(candidate for candidate, _ in places):
         candidate = candidate_of(estimator, candidates[number])
         network, path = network_in(candidate)
-        # a class with a `fit` of its own knows why, and scikit-learn's callbacks are told of epochs by `fit`
-        alone = network is None or type(network).fit is not BaseBNMLP.fit or has_callbacks(network)
+        # a class with a `fit` of its own knows why, and scikit-learn's callbacks are told of epochs by `fit`; it also
+        # refuses what no network can have
+        alone = (
+            network is None
+            or type(network).fit is not BaseBNMLP.fit
+            or has_callbacks(network)
+            or attempt(check_params, network)[1] is not None
+        )
         # objects are the same by identity alone: to compare two transformers would take their whole state
         before = tuple(
             (name, value if isinstance(value, Number | str) else (id(value),))

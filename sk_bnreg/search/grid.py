@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import rankdata
 from sklearn.base import is_classifier
 from sklearn.callback import with_callbacks
-from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.utils import indexable
 
 from sk_bnreg.borrowed import (
@@ -17,7 +17,9 @@ from sk_bnreg.borrowed import (
     scorers_of,
     warn_or_raise_about_fit_failures,
 )
+from sk_bnreg.estimators.checks import check_one_kind
 from sk_bnreg.search.evaluation import Folds, Scoring, candidate_of, evaluate
+from sk_bnreg.search.splits import checked_splits
 
 OWN_CONSTRAINTS = {"racing": ["boolean"]}
 
@@ -47,6 +49,8 @@ class StackedSearch(Documented, BaseSearchCV):
         self._validate_params()
         scorer, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
+        if y is not None:
+            check_one_kind(y)
         params = check_method_params(X, params)
         routed = self.route(params)
         weight = params.get("sample_weight")
@@ -54,11 +58,8 @@ class StackedSearch(Documented, BaseSearchCV):
         context = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
         context.call_on_fit_task_begin(**about)
 
-        cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
-        self.n_splits_ = cv.get_n_splits(X, y, **routed.splitter.split)
-        splits = list(cv.split(X, y, **routed.splitter.split))
-        if len(splits) != self.n_splits_:
-            raise ValueError(f"cv announced {self.n_splits_} splits and made {len(splits)}.")
+        splits = checked_splits(self.cv, X, y, classifier=is_classifier(self.estimator), **routed.splitter.split)
+        self.n_splits_ = len(splits)
         folds = Folds(X, y, splits, routed.estimator.fit, routed.scorer.score)
         scoring = Scoring(scorer, self.error_score, self.return_train_score, caller=self)
         results, first_scores = self._evaluate(folds, scoring, refit_metric, context)
@@ -104,6 +105,9 @@ class StackedSearch(Documented, BaseSearchCV):
         def evaluate_candidates(candidates, more_results=None, callback_ctx=None):
             nonlocal results
             candidates = list(candidates)
+            names = {name for params in candidates for name in params}
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError(f"Parameters to be searched must have names of text, got {names}.")
             if self.verbose > 0:
                 n_fits = len(candidates) * n_splits
                 print(f"Fitting {n_splits} folds for each of {len(candidates)} candidates, totalling {n_fits} fits")

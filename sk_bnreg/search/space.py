@@ -106,6 +106,8 @@ def suggest(trial: Any, space: Mapping[str, BaseDistribution]) -> dict[str, Any]
     >>> len(study.trials)
     2
     """
+    if not isinstance(space, Mapping):
+        raise TypeError(f"space must be a dict of Optuna's distributions, such as search_space makes, got {space!r}.")
     values = {}
     for name, distribution in space.items():
         match distribution:

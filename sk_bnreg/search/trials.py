@@ -46,6 +46,8 @@ def open_storage(storage: Any) -> Any:
     """
     if storage is None:
         return InMemoryStorage()
+    if storage == "":
+        raise ValueError("storage must be a database's URL or a journal file's path, got an empty text.")
     if isinstance(storage, Path) or (isinstance(storage, str) and "://" not in storage):
         return JournalStorage(_open_journal(str(storage)))
     if isinstance(storage, str):
@@ -173,7 +175,7 @@ def _persist(
             if time.monotonic() > deadline or not passes(error):
                 if refusal is None:
                     raise
-                raise ValueError(f"{refusal} {error}") from error
+                raise ValueError(f"{refusal} {str(error).removesuffix('.')}.") from error
             if not warned:
                 told = f"The storage does not answer; asking again for {patience:.0f} s. {_cause_of(error)}"
                 warnings.warn(told, stacklevel=3)

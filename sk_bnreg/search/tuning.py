@@ -252,7 +252,11 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             )
         unknown = set(self.param_distributions) - set(self.estimator.get_params())
         if unknown:
-            raise ValueError(f"param_distributions names {sorted(unknown)}, which are no parameters of the estimator.")
+            raise ValueError(f"param_distributions names {list(unknown)}, which are no parameters of the estimator.")
+        if not all(map(callable, self.callbacks or ())):
+            raise TypeError(f"callbacks must be functions of a study and a trial, got {self.callbacks!r}.")
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.catch):
+            raise TypeError(f"catch must be a tuple of types of exceptions, got {self.catch!r}.")
 
     def _member_params(self, params):
         """Return parameters of the estimator as those of the network at its end, by its own names."""
@@ -349,7 +353,10 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
                 candidate.fit(folds.X, folds.y, **folds.fit_params)
             reason = failed[0].user_attrs["error"] if failed else "Give it more time, or prune less."
             if not failed and any(trial.state == TrialState.FAIL for trial in trials):
-                reason = "Every score was nan; one such as neg_log_loss needs every class in every fold's test rows."
+                reason = (
+                    f"Every score was nan by scoring={self.scoring!r}, of which a warning may say why; one such as "
+                    "neg_log_loss needs every class in every fold's test rows."
+                )
             raise ValueError(f"No trial was completed, so there is no best one. {reason}")
         prefix = "split0_test_"
         metrics = [name.removeprefix(prefix) for name in trials[0].user_attrs if name.startswith(prefix)]

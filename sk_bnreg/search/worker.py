@@ -14,7 +14,7 @@ from optuna.trial import Trial, TrialState
 from sklearn.exceptions import FitFailedWarning
 
 from sk_bnreg.borrowed import optimizing, storage_of, trial_id
-from sk_bnreg.search.evaluation import attempt, evaluate
+from sk_bnreg.search.evaluation import attempt, evaluate, message_of
 from sk_bnreg.search.space import suggest
 from sk_bnreg.search.trials import TrialQueue
 
@@ -228,7 +228,7 @@ class Worker:
         attrs = {name: [float(result[name]) for result in results] for name in ("fit_time", "score_time", "n_iter")}
         failed = [result["fit_error"] for result in results if result["fit_error"]]
         if failed:
-            reason = _message(failed[0])
+            reason = message_of(failed[0])
             warnings.warn(
                 f"{len(failed)} of {len(results)} fits of trial {asked.trial.number} failed, and count as "
                 f"{self.search.error_score}. {reason}",
@@ -255,11 +255,3 @@ class Worker:
             self.outputs[asked.trial.number] = [result["outputs"] for result in results]
         state = TrialState.PRUNED if pruned else TrialState.FAIL if np.isnan(score) else TrialState.COMPLETE
         return queue.finish(asked.trial, attrs, score if state == TrialState.COMPLETE else None, state)
-
-
-def _message(traceback):
-    """Return the error of a traceback: what follows the lines of its last frame."""
-    lines = traceback.strip().splitlines()
-    last_frame = max((i for i, line in enumerate(lines) if line.startswith('  File "')), default=-1)
-    start = next(i for i, line in enumerate(lines) if i > last_frame and not line.startswith(" "))
-    return "\n".join(lines[start:])

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 N_DRAWS = 50_000  # of the posterior of the Bayesian signed-rank test
 
 
+def counted(n: int, thing: str) -> str:
+    """Return a number of things in words.
+
+    Examples
+    --------
+    >>> from sk_bnreg.stats.tables import counted
+    >>> counted(1, "table"), counted(1200, "table")
+    ('1 table', '1,200 tables')
+    """
+    return f"{n:,} {thing}" + "s" * (n != 1)
+
+
 @dataclass(frozen=True)
 class SignedRank(Judgement):
     """The difference of two models' scores over data sets.
@@ -44,7 +56,8 @@ class SignedRank(Judgement):
 
     def summary(self) -> str:
         """Return the result as one sentence."""
-        sentence = f"Median difference {self.median:+z.4f} over {self.n_tables} tables, Wilcoxon p = {self.p_value:.3g}"
+        sentence = f"Median difference {self.median:+z.4f} over {counted(self.n_tables, 'table')}, "
+        sentence += f"Wilcoxon p = {self.p_value:.3g}"
         return f"{sentence}; {self.probabilities()}."
 
 
@@ -115,7 +128,7 @@ class Ranking:
         names, p = list(self.pairs), self.pairs.to_numpy()
         pairs = [(i, j) for i, j in combinations(range(len(names)), 2) if p[i, j] < 0.05]
         differ = ", ".join(f"{names[i]} and {names[j]} (p = {p[i, j]:.3g})" for i, j in pairs)
-        sentence = f"Mean ranks over {self.n_tables} tables: {ranks}; "
+        sentence = f"Mean ranks over {counted(self.n_tables, 'table')}: {ranks}; "
         sentence += f"Friedman chi-squared {self.statistic:.2f}, p = {self.p_value:.3g}; "
         return f"{sentence}schemes that differ at 5 % after Holm's adjustment: {differ or 'none'}."
 
@@ -150,6 +163,8 @@ def ranking(scores: "pd.DataFrame") -> Ranking:
     n_tables, n_schemes = scores.shape
     if n_schemes < 3:
         raise ValueError(f"scores must have at least 3 schemes, got {n_schemes}; for two, use signed_rank.")
+    if not all(pd.api.types.is_numeric_dtype(dtype) for dtype in scores.dtypes) or not scores.columns.is_unique:
+        raise ValueError(f"scores must have columns of numbers, each with a name of its own, got {list(scores)}.")
     values = scores.to_numpy(dtype=float)
     if not n_tables or not np.isfinite(values).all():
         raise ValueError("scores must have at least 1 table and a finite number for every table and scheme.")

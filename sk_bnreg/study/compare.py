@@ -1,8 +1,11 @@
 """compare_schemes: regularisation schemes compared on one data set by nested cross-validation."""
 
 import time
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,18 @@ import joblib
 import numpy as np
 import pandas as pd
 from sklearn import get_config
-from sklearn.base import is_classifier
+from sklearn.base import clone, is_classifier
 
+from sk_bnreg.borrowed import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    check_sample_weight,
+    num_samples,
+    validate_parameter_constraints,
+)
+from sk_bnreg.engine.roles import l2_by_role
+from sk_bnreg.estimators.checks import check_one_kind, check_params
 from sk_bnreg.estimators.pipelines import fit_parameter, network_in
 from sk_bnreg.search.evaluation import Folds, attempt
 from sk_bnreg.search.grid import StackedGridSearchCV
@@ -21,12 +34,35 @@ from sk_bnreg.study.held_out import HeldOut, default_rope, metric_name
 from sk_bnreg.study.nested import NestedStudy, n_folds_of
 from sk_bnreg.study.plan import StudyPlan
 from sk_bnreg.study.run import OuterFolds, StudyRun
-from sk_bnreg.study.schemes import DEFAULT_SCHEMES, checked_schemes
+from sk_bnreg.study.schemes import DEFAULT_SCHEMES, TUNED, TunedL2, checked_schemes
 from sk_bnreg.study.spread import Spread
 from sk_bnreg.study.store import Store, alone_in
 from sk_bnreg.theory.diagnosis import diagnose
 
 BUDGETS = (0, 0.03, 0.1, 0.3, 1, 3, 10)
+_COUNT = Interval(Integral, 1, None, closed="left")
+PARAMETERS = {
+    "cv": ["cv_object"],
+    "n_repeats": [_COUNT, StrOptions({"auto"})],
+    "minutes": [Interval(Real, 0, None, closed="right")],
+    "n_seeds": [_COUNT, StrOptions({"auto"})],
+    "scoring": [None, str, callable, list, tuple],
+    "groups": [None, "array-like"],
+    "sample_weight": [None, "array-like"],
+    "params": [None, Mapping],
+    "n_candidates": [_COUNT],
+    "inner_cv": [Interval(Integral, 2, None, closed="left"), HasMethods(["split", "get_n_splits"])],
+    "budgets": ["array-like"],
+    "learning_rate": [StrOptions({"tuned", "fixed"})],
+    "error_score": [StrOptions({"raise"}), "nan"],  # a number would be the best of scores that are negative
+    "rope": [None, Interval(Real, 0, None, closed="neither"), Mapping],
+    "random_state": ["random_state"],
+    "n_jobs": [None, Integral],
+    "out": [None, str, PathLike],
+    "on_plan": [None, callable],
+    "on_progress": [None, callable],
+    "on_look": [None, callable],
+}
 
 
 def compare_schemes(
@@ -162,28 +198,33 @@ def compare_schemes(
     ['plain', 'l2', 'bn', 'bn+l2', 'bn+l2+gamma+beta']
     """
     started = time.monotonic()
-    schemes, ropes = _checked(estimator, y, schemes, learning_rate, scoring, rope)
-    _check_counts(len(schemes), n_candidates, n_folds_of(inner_cv), n_repeats, n_seeds, budgets, minutes)
+    validate_parameter_constraints(PARAMETERS, locals(), "compare_schemes")
+    sample_weight = _checked_rows(X, y, groups, sample_weight)
+    schemes, ropes = _checked(estimator, schemes, learning_rate, scoring, rope)
+    _check_folds_and_budgets(inner_cv, budgets)
     store = Store(out, random_state)
     y = y if hasattr(y, "iloc") else np.asarray(y)
     if is_classifier(estimator) and np.ndim(y) == 2 and np.shape(y)[1] == 1:
         y = np.asarray(y)[:, 0]  # one column is classes, several are labels
-    weight = None if sample_weight is None else np.asarray(sample_weight)
     scorings = _listed(scoring)
     study = NestedStudy(
         estimator=estimator,
-        data=_data(estimator, X, y, scorings[0], weight, params or {}),
+        data=_data(estimator, X, y, scorings[0], sample_weight, params or {}),
         classes=classes_of(y, is_classifier(estimator)),
         error_score=error_score,
         groups=None if groups is None else np.asarray(groups),
-        weight=weight,
+        weight=sample_weight,
         schemes=schemes,
         n_candidates=n_candidates,
         budgets=tuple(map(float, budgets)),
         inner_cv=inner_cv,
         seed=store.seed,
     )
-    held_out = HeldOut(X, y, study.classes, is_classifier(estimator), list(schemes), study.data.score_params)
+    of_scores = [_data(estimator, X, y, one, sample_weight, params or {}).score_params for one in scorings]
+    asked = dict(ChainMap(*of_scores))
+    if not all(asked[name] is value for own in of_scores for name, value in own.items()):
+        raise ValueError("All scores of scoring that ask for an argument must ask for the same, and these do not.")
+    held_out = HeldOut(X, y, study.classes, is_classifier(estimator), list(schemes), asked)
     scorers = {name: held_out.checked_scorer(scoring) for name, scoring in zip(ropes, scorings, strict=True)}
     outer = OuterFolds(study, cv)
     _check_study(study, outer, n_seeds)
@@ -213,8 +254,29 @@ def compare_schemes(
         return replace(found, best_estimator_=best, diagnosis=diagnosis)
 
 
+def _checked_rows(X: Any, y: Any, groups: Any, sample_weight: Any) -> Any:
+    """Return the weights of the rows; refuse rows that no study can be made of."""
+    n_axes, _ = attempt(np.ndim, X)
+    if n_axes != 2:
+        raise ValueError("X must be a table of rows and columns, such as a DataFrame or an array of two dimensions.")
+    values, _ = attempt(np.asarray, y)
+    if values is None or values.ndim == 0 or len(values) != num_samples(X):
+        raise ValueError(f"y must have a value for each of the {num_samples(X)} rows of X.")
+    if pd.isna(values).any():
+        raise ValueError("y must not have missing values: leave their rows out of X and y.")
+    check_one_kind(values)
+    # with one class every scheme is perfect, and every difference 0
+    if (values == values[:1]).all():
+        raise ValueError("y must have at least 2 different values for schemes to be compared.")
+    if groups is not None and (np.shape(groups) != values.shape[:1] or pd.isna(groups).any()):
+        raise ValueError(f"groups must have a value for each of the {len(values)} rows of X, none missing.")
+    if sample_weight is None:
+        return None
+    return check_sample_weight(sample_weight, X, ensure_non_negative=True)
+
+
 def _checked(
-    estimator: Any, y: Any, schemes: Any, learning_rate: str, scoring: Any, rope: Any
+    estimator: Any, schemes: Any, learning_rate: str, scoring: Any, rope: Any
 ) -> tuple[dict[str, Mapping[str, Any]], dict[str, float]]:
     """Return the schemes, and the rope of each score; refuse what no study can be made of."""
     network, _ = network_in(estimator)
@@ -222,11 +284,14 @@ def _checked(
         raise ValueError(f"estimator must be or end in a BNMLPClassifier or BNMLPRegressor, got {estimator!r}.")
     if network.members is not None:
         raise ValueError("estimator must have members=None: members that differ would keep their own regularization.")
+    check_params(network)
     found = checked_schemes(schemes)
-    if learning_rate not in ("tuned", "fixed"):
-        raise ValueError(f"learning_rate must be 'tuned' or 'fixed', got {learning_rate!r}.")
     if learning_rate == "fixed":
         found = {name: {"learning_rate_init": network.learning_rate_init, **own} for name, own in found.items()}
+    for name, params in found.items():
+        _, failure = attempt(_check_scheme, network, params)
+        if failure is not None:
+            raise ValueError(f"No network can have the parameters of scheme {name!r}: {failure.raised}")
     names = [metric_name(estimator, score) for score in _listed(scoring)]
     if isinstance(rope, Mapping) and not rope.keys() <= set(names):
         raise ValueError(f"rope must have names of the scores {names} as keys, got {list(rope)}.")
@@ -235,50 +300,42 @@ def _checked(
         name = metric_name(estimator, score)
         own = rope.get(name) if isinstance(rope, Mapping) else rope
         ropes[name] = default_rope(score) if own is None else own
-        if ropes[name] <= 0:
-            raise ValueError(f"rope must be greater than 0, got {ropes[name]}.")
+        if not isinstance(ropes[name], Real) or not 0 < ropes[name] < np.inf:
+            raise ValueError(f"rope must be greater than 0, got {ropes[name]!r}.")
     if not ropes or len(ropes) < len(_listed(scoring)):
         raise ValueError(f"scoring must name at least one score, and each once, got {scoring!r}.")
-    values = np.asarray(y)
-    if pd.isna(values).any():
-        raise ValueError("y must not have missing values: leave their rows out of X and y.")
-    # with one class every scheme is perfect, and every difference 0
-    if (values == values[:1]).all():
-        raise ValueError("y must have at least 2 different values for schemes to be compared.")
     return found, ropes
+
+
+def _check_scheme(network: Any, own: Mapping[str, Any]) -> None:
+    """Refuse parameters that no network can have: the first fit would tell that late."""
+    if "members" in own:
+        raise ValueError("members that differ would keep their own regularization.")
+    params = {
+        name: value
+        for name, value in own.items()
+        if not (name == "l2" and isinstance(value, TunedL2)) and (name, value) != ("dropout", TUNED)
+    }
+    tried = clone(network).set_params(**params)
+    check_params(tried)
+    l2_by_role(tried.l2, tried.l2_targets)
 
 
 def _listed(scoring: Any) -> list[Any]:
     return list(scoring) if isinstance(scoring, list | tuple) else [scoring]
 
 
-def _check_counts(
-    n_schemes: int, n_candidates: int, inner_cv: int, n_repeats: Any, n_seeds: Any, budgets: Sequence[float],
-    minutes: float,
-) -> None:  # fmt: skip
-    at_least = {
-        "schemes": (n_schemes, 2),
-        "n_candidates": (n_candidates, 1),
-        "inner_cv": (inner_cv, 2),
-        "n_repeats": (1 if n_repeats == "auto" else n_repeats, 1),
-        "n_seeds": (1 if n_seeds == "auto" else n_seeds, 1),
-        "budgets": (len(budgets), 1),
-    }
-    for name, (value, least) in at_least.items():
-        if isinstance(value, str) or value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value!r}.")
-    if not minutes > 0:
-        raise ValueError(f"minutes must be greater than 0, got {minutes!r}.")
-    if not all(0 <= budget < np.inf for budget in budgets):
-        raise ValueError(f"budgets must be finite and not negative, got {budgets}.")
+def _check_folds_and_budgets(inner_cv: Any, budgets: Sequence[float]) -> None:
+    n_folds, failure = attempt(n_folds_of, inner_cv)
+    if failure is not None or n_folds < 2:
+        raise ValueError(f"inner_cv must be a splitter with at least 2 folds on any rows, got {inner_cv!r}.")
+    if not len(budgets) or not all(isinstance(budget, Real) and 0 <= budget < np.inf for budget in budgets):
+        raise ValueError(f"budgets must be one or more finite numbers, none negative, got {budgets}.")
 
 
 def _check_study(study: NestedStudy, outer: OuterFolds, n_seeds: Any) -> None:
-    if n_seeds != "auto" and int(n_seeds) < study.n_networks:
+    if n_seeds != "auto" and n_seeds < study.n_networks:
         raise ValueError(f"n_seeds must be at least the estimator's n_ensemble, {study.n_networks}, got {n_seeds!r}.")
-    # a number would be the best of scores that are negative
-    if study.error_score != "raise" and not np.isnan(study.error_score):
-        raise ValueError(f"error_score must be 'raise' or nan, got {study.error_score!r}.")
     # the spread of differences over folds is what everything is judged by
     if len(outer.repeat(0)) < 2:
         raise ValueError(f"cv must give at least 2 outer folds, got {len(outer.repeat(0))}.")

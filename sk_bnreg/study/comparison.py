@@ -1,22 +1,21 @@
 """SchemeComparison: what the scores of regularisation schemes on the same folds say."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import BaseShuffleSplit, check_cv
 
 from sk_bnreg.stats.folds import Contrast, contrast, holm
 from sk_bnreg.stats.looks import MOST_REPEATS, outlook, seed_deviation
-from sk_bnreg.study.held_out import HeldOut, default_rope, scored, undamaged
+from sk_bnreg.study import tried
+from sk_bnreg.study.held_out import HeldOut, as_path, default_rope, scored, stored_comparison
 from sk_bnreg.study.plan import Course, StudyPlan
 from sk_bnreg.study.schemes import QUESTIONS, Question
-from sk_bnreg.study.tried import best_of_schemes, candidates_of_search, candidates_of_skore, candidates_of_study
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,15 @@ class SchemeComparison:
     diagnosis: Any = None
 
     def __post_init__(self) -> None:
-        if not self.rope > 0:
-            raise ValueError(f"rope must be greater than 0, got {self.rope}.")
+        for name, value in (("rope", self.rope), ("test_ratio", self.test_ratio)):
+            if not isinstance(value, Real) or not 0 < value <= np.finfo(float).max:
+                raise ValueError(f"{name} must be greater than 0, got {value!r}.")
+        if not isinstance(self.metric, str) or not isinstance(self.n_networks, Integral):
+            raise TypeError(f"metric must be a name, n_networks a number, got {self.metric!r}, {self.n_networks!r}.")
+        if not isinstance(self.frame, pd.DataFrame) or not {"scheme", "repeat", "fold", "score"} <= set(self.frame):
+            raise ValueError("frame must be a DataFrame with columns 'scheme', 'repeat', 'fold' and 'score'.")
+        if not isinstance(self.schemes, Mapping) or not all(isinstance(name, str) for name in self.schemes):
+            raise ValueError(f"schemes must be a mapping with names, got {self.schemes!r}.")
 
     def __repr__(self) -> str:
         return f"SchemeComparison({', '.join(self.schemes)}: {self.metric} on {self.n_folds} folds)"
@@ -137,6 +143,7 @@ class SchemeComparison:
         ------
         ValueError
             If fewer than two schemes were tried.
+        NotFittedError
 
         Examples
         --------
@@ -150,20 +157,14 @@ class SchemeComparison:
         >>> sorted(SchemeComparison.from_cv_results(search).schemes)
         ['bn', 'bn+l2', 'l2', 'plain']
         """
-        candidates, scoring, metric = candidates_of_search(search)
-        if test_ratio is None:
-            splitter = check_cv(search.cv)
-            if isinstance(splitter, BaseShuffleSplit):
-                raise ValueError(f"test_ratio, n_test / n_train of a fold, must be given for cv={splitter}.")
-            # with repeats the splitter knows the folds of one
-            test_ratio = 1 / (getattr(splitter, "cvargs", {}).get("n_splits", search.n_splits_) - 1)
-        frame, schemes, caveat = best_of_schemes(candidates)
+        candidates, scoring, metric = tried.candidates_of_search(search)
+        frame, schemes, caveat = tried.best_of_schemes(candidates)
         return cls(
             frame,
             schemes,
             metric,
             default_rope(scoring) if rope is None else rope,
-            test_ratio,
+            tried.test_ratio_of(search) if test_ratio is None else test_ratio,
             best_estimator_=getattr(search, "best_estimator_", None),
             caveat=caveat,
         )
@@ -191,10 +192,10 @@ class SchemeComparison:
         ValueError
             If the reports have no such score, or not the same folds, or fewer than two schemes.
         """
-        candidates, metric, test_ratio = candidates_of_skore(report, metric)
+        candidates, metric, test_ratio = tried.candidates_of_skore(report, metric)
         if rope is None and metric.startswith("negative"):
             raise ValueError(f"rope must be given for {metric}: its unit is yours.")
-        frame, schemes, caveat = best_of_schemes(candidates)
+        frame, schemes, caveat = tried.best_of_schemes(candidates)
         return cls(frame, schemes, metric, default_rope(metric) if rope is None else rope, test_ratio, caveat=caveat)
 
     @classmethod
@@ -237,8 +238,8 @@ class SchemeComparison:
         ValueError
             If trials have no fold scores, or fewer than two schemes were tried.
         """
-        candidates, n_folds = candidates_of_study(study, estimator)
-        frame, schemes, caveat = best_of_schemes(candidates)
+        candidates, n_folds = tried.candidates_of_study(study, estimator)
+        frame, schemes, caveat = tried.best_of_schemes(candidates)
         return cls(
             frame,
             schemes,
@@ -420,29 +421,17 @@ class SchemeComparison:
         ValueError
             If there is no finished study.
         """
-        folder = Path(folder)
+        folder = as_path(folder, "folder")
         if not (folder / "results.parquet").exists():
             raise ValueError(f"{str(folder)!r} holds no finished comparison: results.parquet is not there.")
-        about = undamaged(folder / "study.json", lambda path: json.loads(path.read_text()))
-        frame, tuning = (undamaged(folder / f"{name}.parquet", pd.read_parquet) for name in ("results", "tuning"))
-        held_out = HeldOut.load(folder, about["schemes"], about["classifier"])
-        return cls(
-            frame,
-            {name: {} for name in about["schemes"]},
-            about["metric"],
-            about["rope"],
-            about["test_ratio"],
-            about["n_networks"],
-            about["ropes"],
-            held_out,
-            tuning=tuning,
-        )
+        return cls(**stored_comparison(folder))
 
     def seed_deviation(self, scheme: str, against: str) -> float:
         """Return the part of the standard deviation of folds that is due to seeds; nan where there is one.
 
         Of means of several networks it is told from single ones.
         """
+        self._check_names(scheme, against)
         scores = self.single._rows().pivot_table(index=["repeat", "fold"], columns=["scheme", "seed"], values="score")
         return seed_deviation((scores[scheme] - scores[against]).to_numpy())
 
@@ -457,8 +446,8 @@ class SchemeComparison:
 
     def differences(self, scheme: str, against: str) -> pd.Series:
         """Return the difference of two schemes on each repeat and fold, means over seeds."""
-        scores = self._scores
-        return scores[scheme] - scores[against]
+        self._check_names(scheme, against)
+        return self._scores[scheme] - self._scores[against]
 
     def report(self, path: str | Path, **about: str) -> None:
         """Write the comparison as one self-contained HTML page.
@@ -471,7 +460,12 @@ class SchemeComparison:
         """
         from sk_bnreg.report.pages import write_report
 
-        write_report(self, path, about)
+        write_report(self, as_path(path, "path"), about)
+
+    def _check_names(self, *names: Any) -> None:
+        for name in names:
+            if not isinstance(name, str) or name not in self.schemes:
+                raise ValueError(f"scheme and against must be among {list(self.schemes)}, got {name!r}.")
 
     def _rows(self) -> pd.DataFrame:
         """Return the rows of `frame` for this metric and number of networks."""
@@ -493,7 +487,13 @@ class SchemeComparison:
     @cached_property
     def _scores(self) -> pd.DataFrame:
         means = self._rows().groupby(["repeat", "fold", "scheme"])["score"].mean()
-        return means.unstack("scheme")[list(self.schemes)]
+        scores = means.unstack("scheme").reindex(columns=list(self.schemes))
+        if scores.empty or not np.isfinite(scores).all(axis=None):
+            raise ValueError(
+                f"frame must have a score of every scheme on every fold, by {self.metric!r} and for n_networks="
+                f"{self.n_networks!r}; schemes are {list(self.schemes)}."
+            )
+        return scores
 
     def _judge(self, differences: pd.Series) -> Contrast:
         return contrast(differences.to_numpy(), test_ratio=self.test_ratio, rope=self.rope)

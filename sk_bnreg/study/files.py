@@ -176,7 +176,9 @@ def _decoded(path: Path, notes: list[str]) -> str:
     except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path.name} cannot be read: {error}") from error
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16")
+        return content.decode("utf-16", errors="replace")
+    if b"\0" in content:
+        raise ValueError(f"{path.name} has bytes of zero, which no text has: save it as UTF-8.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

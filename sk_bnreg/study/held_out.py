@@ -1,12 +1,15 @@
 """HeldOut: what the networks of a study predicted for rows that they had not seen, and any score of it."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
+from sklearn import get_config
 from sklearn.base import is_classifier
 from sklearn.metrics import (
     brier_score_loss,
@@ -18,6 +21,7 @@ from sklearn.metrics import (
     make_scorer,
     r2_score,
 )
+from sklearn.utils.metadata_routing import get_routing_for_object
 
 from sk_bnreg.borrowed import check_method_params, safe_indexing
 from sk_bnreg.search.evaluation import attempt
@@ -146,19 +150,23 @@ class HeldOut:
     def checked_scorer(self, scoring: Any) -> Any:
         """Return the scorer that `scoring` means, if it can score this target: a fold would tell that late."""
         scorer = self.scorer(scoring)
+        scoring = ("accuracy" if self.classifier else "r2") if scoring is None else scoring
         y = np.asarray(self.y)
         # the truth itself, for numbers what is not whole: a score of classes would take whole ones for its own
         outputs = y[:, None] == self.classes if self.classes is not None else y if self.classifier else y + 0.5
         predicted = self._predicted(outputs.astype(float).reshape(len(y), -1))
         with recorded():  # folds will warn of the same
-            _, failure = attempt(scorer, predicted, self.X, self.y, **self.score_params)
+            value, failure = attempt(lambda: float(scorer(predicted, self.X, self.y, **self._params_of(scorer))))
         if failure is not None and "pos_label" in str(failure.raised):
             raise ValueError(
                 f"The score {scoring!r} must know which of {list(self.classes)} is the positive class: code them 0 and "  # type: ignore[arg-type]
                 "1, take a score without one, such as f1_macro or roc_auc, or give make_scorer(..., pos_label=...)."
             )
         if failure is not None:
-            raise ValueError(f"The score {scoring!r} is not defined for this target: {failure.raised}")
+            why = str(failure.raised).removesuffix(".")
+            raise ValueError(f"The score {scoring!r} is not defined for this target: {why}.")
+        if not np.isfinite(value):
+            raise ValueError(f"The score {scoring!r} must be a finite number, and is {value} for the truth itself.")
         return scorer
 
     def scores(self, place: Place, scorer: Any, n_networks: int, n_seeds: int) -> Iterator[tuple[str, int, float]]:
@@ -181,7 +189,7 @@ class HeldOut:
         rows, networks = self.folds[place]
         y = safe_indexing(self.y, rows)
         X = None if self.X is None else safe_indexing(self.X, rows)
-        params = check_method_params(np.empty(len(self.y)), self.score_params, rows)
+        params = check_method_params(np.empty(len(self.y)), self._params_of(scorer), rows)
         for name, of_scheme in zip(self.schemes, networks, strict=True):
             for seed in range(0, n_seeds - n_networks + 1, n_networks):
                 mean = before_mean(of_scheme[seed : seed + n_networks], self.classes, self.classifier).mean(axis=0)
@@ -219,8 +227,42 @@ class HeldOut:
             found.folds[int(repeat), int(fold)] = load_outputs(path)
         return found
 
+    def _params_of(self, scorer: Any) -> Mapping[str, Any]:
+        """Return what a scorer is given: with metadata routing what it asks for."""
+        if not get_config()["enable_metadata_routing"]:
+            return self.score_params
+        asked = get_routing_for_object(scorer).score.requests
+        return {name: value for name, value in self.score_params.items() if asked.get(name)}
+
     def _predicted(self, outputs: np.ndarray) -> Any:
         return predicted(outputs, self.classes, self.classifier, flat=np.ndim(self.y) == 1)
+
+
+def as_path(given: Any, name: str) -> Path:
+    """Return the path that an argument gives."""
+    if not isinstance(given, str | PathLike):
+        raise TypeError(f"{name} must be a path, got {given!r}.")
+    return Path(given)
+
+
+def stored_comparison(folder: Path) -> dict[str, Any]:
+    """Return what a finished study left in its folder: the attributes of its `SchemeComparison`."""
+    about = undamaged(folder / "study.json", lambda path: json.loads(path.read_text()))
+    frame, tuning = (undamaged(folder / f"{name}.parquet", pd.read_parquet) for name in ("results", "tuning"))
+    names = ("schemes", "classifier", "metric", "rope", "test_ratio", "n_networks", "ropes")
+    if not isinstance(about, dict) or not set(names) <= set(about):
+        raise ValueError(f"{str(folder)!r} holds no finished comparison: study.json does not tell of one.")
+    held_out = HeldOut.load(folder, about["schemes"], about["classifier"])
+    lacking = set(zip(frame["repeat"], frame["fold"], strict=True)) - set(held_out.folds)
+    if lacking:
+        raise ValueError(f"{str(folder)!r} lacks the predictions of repeat and fold {sorted(lacking)} in held_out.")
+    return {
+        "frame": frame,
+        "schemes": {name: {} for name in about["schemes"]},
+        "held_out": held_out,
+        "tuning": tuning,
+        **{name: about[name] for name in names[2:]},
+    }
 
 
 def load_outputs(path: Path) -> FoldOutputs:

@@ -14,8 +14,9 @@ from sklearn.utils.multiclass import type_of_target
 from sk_bnreg.borrowed import safe_indexing
 from sk_bnreg.engine.embedding import embeddings_in_turn
 from sk_bnreg.estimators.pipelines import network_in
-from sk_bnreg.search.evaluation import Folds, Result, Scoring, evaluate
+from sk_bnreg.search.evaluation import Folds, Result, Scoring, evaluate, message_of
 from sk_bnreg.search.predictions import outputs_of
+from sk_bnreg.search.splits import checked_splits
 from sk_bnreg.study.candidates import Candidates, Setting
 from sk_bnreg.study.held_out import Place, proper_score
 from sk_bnreg.study.warned import recorded
@@ -25,7 +26,7 @@ N_CALIBRATED = 8  # networks of which the plan's time is told
 EVERYWHERE = (-1, 0)  # the place of what is fitted to all rows
 TUNING, SETTINGS = -1, -2  # numbers of the network that scores candidates, and of the draw of these
 
-Split = tuple[np.ndarray, np.ndarray]
+Split = tuple[np.ndarray, ...]  # rows to train and to test on
 Progress = Callable[[int], None]
 
 
@@ -320,7 +321,8 @@ class NestedStudy:
         inner = self.inner_cv
         if not hasattr(inner, "split"):
             inner = shuffled_folds(inner, self.estimator, y, groups, self.seed)
-        return [(rows[fit], rows[check]) for fit, check in inner.split(np.empty(len(rows)), y, groups)]
+        splits = checked_splits(inner, np.empty(len(rows)), y, name="inner_cv", groups=groups)
+        return [(rows[fit], rows[check]) for fit, check in splits]
 
     def _embedding(self, scheme: str, number: int) -> dict[str, Any]:
         """Return what is a network's own in the estimator's ensemble, that the means be those of the estimator."""
@@ -417,4 +419,6 @@ def shuffled_folds(n_splits: int, estimator: Any, y: Any, groups: Any, seed: int
 
 def _first_error(results: Sequence[Result]) -> str:
     errors = [result["fit_error"] for result in results if result["fit_error"]]
-    return errors[0].strip().splitlines()[-1] if errors else "Its score is not defined on so few rows."
+    if not errors:
+        return "Its score is not defined on so few rows."
+    return f"{message_of(errors[0]).splitlines()[0].removesuffix('.')}."

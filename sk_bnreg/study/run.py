@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import check_cv
 
+from sk_bnreg.search.splits import checked_splits
 from sk_bnreg.stats.looks import PILOT_SEEDS, seeds_needed, settled
 from sk_bnreg.study.comparison import SchemeComparison
 from sk_bnreg.study.held_out import Place, scored
@@ -46,10 +46,10 @@ class OuterFolds:
             if self.can_repeat:
                 n_folds = 5 if self.cv is None else int(self.cv)
                 # another seed for every repeat: the same folds again would count their differences twice
-                cv = shuffled_folds(n_folds, self.study.estimator, y, groups, self.study.seed + repeat)
+                cv = shuffled_folds(n_folds, self.study.estimator, y, groups, (self.study.seed + repeat) % 2**32)
             else:
-                cv = check_cv(self.cv, y)
-            self.drawn[repeat] = list(cv.split(np.empty(len(y)), y, groups))
+                cv = self.cv
+            self.drawn[repeat] = checked_splits(cv, np.empty(len(y)), y, groups=groups)
         return self.drawn[repeat]
 
 

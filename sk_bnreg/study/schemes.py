@@ -1,8 +1,9 @@
 """Regularisation schemes: what they are, what they are called, and the questions that they answer in pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
-from numbers import Integral
+from math import inf
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from sk_bnreg.engine.normalisation import NORMALISATIONS, Kind
@@ -94,18 +95,28 @@ class TunedL2(NamedTuple):
 
 def checked_schemes(schemes: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """Return schemes by name, built-in ones given by their names too; refuse what no study can be made of."""
+    if isinstance(schemes, Mapping):
+        known = all(isinstance(name, str) and isinstance(params, Mapping) for name, params in schemes.items())
+    else:
+        known = isinstance(schemes, Iterable) and all(isinstance(name, str) and name in SCHEMES for name in schemes)
+    if not known:
+        raise ValueError(
+            f"schemes must be a mapping of names to parameters, or names from {list(SCHEMES)}, got {schemes!r}."
+        )
     if not isinstance(schemes, Mapping):
-        if not set(schemes) <= set(SCHEMES):
-            raise ValueError(
-                f"schemes must be a mapping of names to parameters, or names from {list(SCHEMES)}, got {schemes!r}."
-            )
         schemes = {name: SCHEMES[name] for name in schemes}
+    if len(schemes) < 2:
+        raise ValueError(f"schemes must be at least 2, got {len(schemes)}.")
     for name, params in schemes.items():
         own, l2 = params.get("random_state", 0), params.get("l2")
         if not isinstance(own, Integral) or own < 0:
             raise ValueError(f"The random_state of scheme {name!r} must be a whole number from 0 on, got {own!r}.")
-        if isinstance(l2, TunedL2) and (l2.scheme not in schemes or "l2" in schemes[l2.scheme]):
+        if not isinstance(l2, TunedL2):
+            continue
+        if not isinstance(l2.scheme, str) or l2.scheme not in schemes or "l2" in schemes[l2.scheme]:
             raise ValueError(
                 f"The l2 of scheme {name!r} must follow a scheme of this study whose l2 is tuned, got {l2.scheme!r}."
             )
+        if not isinstance(l2.factor, Real) or not 0 <= l2.factor < inf:
+            raise ValueError(f"The l2 of scheme {name!r} must have a factor of 0 or more, got {l2.factor!r}.")
     return dict(schemes)

@@ -209,7 +209,7 @@ class Store:
     def _stored(self) -> dict[str, Any]:
         if self.folder is None or not (self.folder / "study.json").exists():
             return {}
-        return undamaged(self.folder / "study.json", lambda path: json.loads(path.read_text()))
+        return undamaged(self.folder / "study.json", lambda path: dict(json.loads(path.read_text())))
 
     def _frame(self, name: str) -> pd.DataFrame:
         assert self.folder is not None

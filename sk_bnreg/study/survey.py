@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,83 +15,34 @@ import joblib
 import pandas as pd
 from joblib.parallel import get_active_backend
 
-from sk_bnreg.engine.roles import HIDDEN_WEIGHTS
+from sk_bnreg.borrowed import Interval, validate_parameter_constraints
 from sk_bnreg.estimators.networks import BNMLPClassifier
 from sk_bnreg.search.evaluation import as_they_come, attempt
 from sk_bnreg.stats.folds import WORDS, holm
-from sk_bnreg.stats.tables import Ranking, SignedRank, ranking, signed_rank
-from sk_bnreg.study.compare import BUDGETS, compare_schemes
+from sk_bnreg.stats.tables import Ranking, SignedRank, counted, ranking, signed_rank
+from sk_bnreg.study.compare import BUDGETS, PARAMETERS, compare_schemes
 from sk_bnreg.study.comparison import SchemeComparison
 from sk_bnreg.study.files import table_format
-from sk_bnreg.study.schemes import SCHEMES, Question, TunedL2
+from sk_bnreg.study.held_out import as_path, undamaged
+from sk_bnreg.study.questions import asked_of, chosen_schemes
+from sk_bnreg.study.schemes import Question
 from sk_bnreg.study.store import alone_in, write_whole
 from sk_bnreg.study.tables import DEFAULT_SCORES, network_pipeline, read_table
 from sk_bnreg.study.warned import recorded
 
-FIXED = ", fixed rate"  # ends the names of schemes that keep the learning rate
-
-# in each, one thing differs between the two schemes; Holm's method pays for every question asked
-SURVEY_QUESTIONS = (
-    Question("L2 on the weights", "batch norm", "bn+l2", "bn"),
-    Question("L2 on the weights", "batch norm, at a fixed learning rate", "bn+l2" + FIXED, "bn" + FIXED),
-    Question("L2 on the weights", "no batch norm", "l2", "plain"),
-    Question("L2 on the weights", "no batch norm, at a fixed learning rate", "l2" + FIXED, "plain" + FIXED),
-    Question("batch norm", "L2 on the weights", "bn+l2", "l2"),
-    Question("batch norm", "no L2", "bn", "plain"),
-    Question("L2 on gamma and beta", "batch norm and L2 on the weights", "bn+l2+gamma+beta", "bn+l2"),
-    Question(
-        "L2 on gamma and beta",
-        "batch norm and L2 on the weights, at a fixed learning rate",
-        "bn+l2+gamma+beta" + FIXED,
-        "bn+l2" + FIXED,
-    ),
-    Question("L2 on the output weights", "batch norm and L2 on the hidden weights", "bn+l2", "bn+l2 on hidden weights"),
-    Question(
-        "L2 on the output weights",
-        "batch norm and L2 on the hidden weights, gamma and beta",
-        "bn+l2+gamma+beta",
-        "bn+l2 on hidden weights, gamma, beta",
-    ),
-    Question("L2 on output biases and embeddings", "batch norm and L2 on all else", "bn+l2+all", "bn+l2+gamma+beta"),
-    Question("L2 in the loss instead of decoupled", "batch norm", "bn+l2 (loss)", "bn+l2"),
-    Question("L2 in the loss instead of decoupled", "no batch norm", "l2 (loss)", "l2"),
-    Question("tuning L2 beside batch norm", "a fifth of what is best without it", "bn+l2", "bn+l2, a fifth"),
-    Question("dropout", "batch norm and L2 on the weights", "bn+l2+dropout", "bn+l2"),
-    Question("dropout", "neither batch norm nor L2", "dropout", "plain"),
-    Question("L2 on the weights", "batch norm and dropout", "bn+l2+dropout", "bn+dropout"),
-    Question("batch norm", "L2 and dropout", "bn+l2+dropout", "l2+dropout"),
-)
-
-
-def survey_schemes(learning_rate_init: float) -> dict[str, dict[str, Any]]:
-    """Return the schemes of a survey.
-
-    Parameters
-    ----------
-    learning_rate_init : float
-        Of the schemes with a fixed rate; in the others it is tuned.
-
-    Returns
-    -------
-    dict of str to dict
-        Parameters of the network by name of the scheme.
-
-    References
-    ----------
-    Ioffe & Szegedy 2015, "Batch normalization", arXiv:1502.03167; in section 4.2.1 they
-    divide the L2 of their network by 5 when it gets batch norm: "bn+l2, a fifth".
-    """
-    names = ("plain", "l2", "bn", "bn+l2", "bn+l2+gamma+beta")
-    hidden = {"batch_norm": True, "l2_targets": HIDDEN_WEIGHTS}
-    return {
-        **{name: SCHEMES[name] for name in (*names, "bn+l2+all", "l2 (loss)", "bn+l2 (loss)")},
-        "bn+l2+gamma+beta (loss)": SCHEMES["bn+l2+gamma+beta (loss)"],
-        "bn+l2 on hidden weights": hidden,
-        "bn+l2 on hidden weights, gamma, beta": hidden | {"l2_targets": (*HIDDEN_WEIGHTS, "gamma", "beta")},
-        "bn+l2, a fifth": SCHEMES["bn+l2"] | {"l2": TunedL2("l2", 0.2)},
-        **{name: SCHEMES[name] for name in ("dropout", "l2+dropout", "bn+dropout", "bn+l2+dropout")},
-        **{name + FIXED: SCHEMES[name] | {"learning_rate_init": learning_rate_init} for name in names},
-    }
+_PARAMETERS = {
+    **PARAMETERS,
+    "folder": [str, PathLike],
+    "out": [str, PathLike],
+    "max_rows": [Interval(Integral, 1, None, closed="left")],
+    "n_folds": [Interval(Integral, 2, None, closed="left")],
+    "schemes": [None, "array-like"],
+    "scoring": [None, list, tuple],
+    "rope": [None, Interval(Real, 0, None, closed="neither")],
+    "inner_cv": [Interval(Integral, 2, None, closed="left")],
+    "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
+    "on_table": [None, callable],
+}
 
 
 @dataclass(frozen=True)
@@ -120,8 +73,9 @@ class SurveyAnswer:
         each = ", ".join(f"{word} on {n}" for word, n in self.answers.items() if n)
         return (
             f"{subject[0].upper()}{subject[1:]} {test.verb} given {given}: median difference {test.median:+z.4f} over "
-            f"{test.n_tables} tables, P(worse) {test.p_worse:.2f}, P(within {test.rope:g}) {test.p_equivalent:.2f}, "
-            f"P(better) {test.p_better:.2f}, Wilcoxon p {self.p_holm:.2g} (Holm). By themselves: {each}."
+            f"{counted(test.n_tables, 'table')}, P(worse) {test.p_worse:.2f}, P(within {test.rope:g}) "
+            f"{test.p_equivalent:.2f}, P(better) {test.p_better:.2f}, Wilcoxon p {self.p_holm:.2g} (Holm). "
+            f"By themselves: {each}."
         )
 
 
@@ -151,7 +105,7 @@ class Survey:
     metric: str | None = None
 
     def __repr__(self) -> str:
-        return f"Survey({self.frame['table'].nunique()} tables, {len(self.schemes)} schemes)"
+        return f"Survey({counted(self.frame['table'].nunique(), 'table')}, {len(self.schemes)} schemes)"
 
     @property
     def single(self) -> "Survey":
@@ -160,9 +114,9 @@ class Survey:
 
     def by(self, metric: str) -> "Survey":
         """Return the survey by another score, of the tables that have it."""
-        has_it = self.frame.loc[self.frame["metric"] == metric, "table"].unique()
-        if not len(has_it):
+        if not isinstance(metric, str) or metric not in self.metrics:
             raise ValueError(f"metric must be a score of some table, one of {self.metrics}, got {metric!r}.")
+        has_it = self.frame.loc[self.frame["metric"] == metric, "table"].unique()
         return replace(self, frame=self.frame[self.frame["table"].isin(has_it)], metric=metric)
 
     @property
@@ -207,6 +161,8 @@ class Survey:
             Of scores alone: what the schemes are made of is not kept.
         """
         rows = self._rows()
+        if not isinstance(table, str) or table not in set(rows["table"]):
+            raise ValueError(f"table must be one of {list(rows['table'].unique())}, got {table!r}.")
         metric, rope = rows.loc[rows["table"] == table, ["metric", "rope"]].iloc[0]
         frame = self.frame[self.frame["table"] == table]
         ropes = {str(name): float(own) for name, own in frame.groupby("metric")["rope"].first().items()}
@@ -227,11 +183,12 @@ class Survey:
         list of SurveyAnswer
         """
         tables = self.tables()
+        if task is not None and (not isinstance(task, str) or task not in set(tables["task"])):
+            raise ValueError(f"task must be that of some table, one of {list(tables['task'].unique())}, got {task!r}.")
         names = tables.index if task is None else tables.index[tables["task"] == task]
         comparisons = [self.comparison(name) for name in names]
         found = []
-        asked = [question for question in SURVEY_QUESTIONS if {question.scheme, question.against} <= set(self.schemes)]
-        for question in asked:
+        for question in asked_of(self.schemes):
             contrasts = [c.contrast(question.scheme, question.against) for c in comparisons]
             differences = pd.Series([c.mean for c in contrasts], index=names)
             words = [c.verdict for c in contrasts]
@@ -241,12 +198,14 @@ class Survey:
         return [SurveyAnswer(*answer, float(p)) for answer, p in zip(found, p_holm, strict=True)]
 
     def overall(self) -> list[SurveyAnswer]:
-        """Return the answers to the two questions that the survey exists for.
+        """Return the answers to the two questions that the survey exists for; to all, where neither was asked.
 
         Is L2 on the weights redundant beside batch norm, and L2 on gamma and beta beside both?
         """
-        by_schemes = {(answer.question.scheme, answer.question.against): answer for answer in self.answers()}
-        return [by_schemes["bn+l2", "bn"], by_schemes["bn+l2+gamma+beta", "bn+l2"]]
+        answers = self.answers()
+        by_schemes = {answer.question[2:]: answer for answer in answers}
+        first = [by_schemes.get(pair) for pair in (("bn+l2", "bn"), ("bn+l2+gamma+beta", "bn+l2"))]
+        return [answer for answer in first if answer] or answers
 
     def report(self, path: str | Path, **about: str) -> None:
         """Write the survey as one self-contained HTML page.
@@ -259,7 +218,7 @@ class Survey:
         """
         from sk_bnreg.report.pages import write_survey
 
-        write_survey(self, path, about)
+        write_survey(self, as_path(path, "path"), about)
 
     def ranking(self) -> Ranking:
         """Return the mean ranks of the schemes over the tables, with their tests."""
@@ -275,13 +234,18 @@ class Survey:
         # pandas writes attrs into the file's metadata; on a copy, as they belong to no frame of ours
         frame = self.frame.copy()
         frame.attrs = {"settings": self.settings, "skipped": self.skipped}
-        write_whole(Path(path), partial(frame.to_parquet, index=False))
+        write_whole(as_path(path, "path"), partial(frame.to_parquet, index=False))
 
     @classmethod
     def load(cls, path: str | Path) -> "Survey":
         """Read what `save` wrote."""
-        frame = pd.read_parquet(path)
+        file = as_path(path, "path")
+        if not file.is_file():
+            raise ValueError(f"path must be of a file that Survey.save wrote, got {str(path)!r}.")
+        frame = undamaged(file, pd.read_parquet)
         about, frame.attrs = frame.attrs, {}  # pandas copies them at every step
+        if not {"settings", "skipped"} <= set(about):
+            raise ValueError(f"{str(path)!r} holds no survey: Survey.save writes one.")
         n_networks = int(frame["n_networks"].max()) if "n_networks" in frame else 1
         return cls(frame, about["settings"], about["skipped"], n_networks)
 
@@ -302,6 +266,7 @@ def survey(
     n_repeats: int | str = 1,
     minutes: float = 3.0,
     n_seeds: int | str = 8,
+    schemes: Sequence[str] | None = None,
     scoring: Sequence[str] | None = None,
     rope: float | None = None,
     n_candidates: int = 12,
@@ -310,7 +275,7 @@ def survey(
     n_jobs: int | None = None,
     on_table: Callable[[str, str], None] | None = None,
 ) -> Survey:
-    """Compare the schemes of `survey_schemes` on every table in a folder.
+    """Compare schemes on every table in a folder.
 
     Parameters
     ----------
@@ -324,6 +289,8 @@ def survey(
     n_folds, n_repeats, minutes, n_seeds, n_candidates, inner_cv
         As in `compare_schemes`; `minutes` are those of a table. The folds are drawn once, for 8 networks of each
         scheme: tables differ by more than seeds do.
+    schemes : sequence of str, default=None
+        Names of built-in `SCHEMES`, at least 3, or of `survey_schemes`; None is all of the latter.
     scoring : sequence of str, default=None
         Scores, of which the first is the headline; None is accuracy and the D2 of the log loss for classes, R2 for
         numbers.
@@ -354,14 +321,17 @@ def survey(
     >>> folder = Path(mkdtemp())
     >>> load_iris(as_frame=True).frame.to_csv(folder / "iris.csv", index=False)
     >>> survey(folder, folder / "out", max_rows=50, n_folds=2, n_candidates=1, inner_cv=2)
-    Survey(1 tables, 21 schemes)
+    Survey(1 table, 21 schemes)
     """
+    validate_parameter_constraints(_PARAMETERS, locals(), "survey")
+    chosen_schemes(schemes, 1.0)
     paths = table_paths(folder)
     settings = {
         "cv": n_folds,
         "n_repeats": n_repeats,
         "minutes": minutes,
         "n_seeds": n_seeds,
+        "schemes": None if schemes is None else list(schemes),
         "scoring": None if scoring is None else list(scoring),
         "rope": rope,
         "n_candidates": n_candidates,
@@ -384,7 +354,7 @@ def survey(
             if on_table is not None:
                 on_table(name, refusal or "finished")
         for message, n_tables in warned.items():
-            warnings.warn(f"{message} (on {n_tables} tables)", stacklevel=2)
+            warnings.warn(f"{message} (on {counted(n_tables, 'table')})", stacklevel=2)
         if not found:
             raise ValueError(f"No table in {str(folder)!r} could be used: {skipped or 'there is no file of a table'}.")
         # what a reader needs to judge the survey and cannot see in its rows
@@ -475,10 +445,13 @@ def _rows_of(path: Path, out: Path, max_rows: int, settings: dict[str, Any]) -> 
         pipeline,
         table.X,
         table.y,
-        schemes=survey_schemes(pipeline[-1].learning_rate_init),
         out=out,
         on_plan=None,
-        **settings | {"scoring": settings["scoring"] or list(DEFAULT_SCORES[table.task])},
+        **settings
+        | {
+            "schemes": chosen_schemes(settings["schemes"], pipeline[-1].learning_rate_init),
+            "scoring": settings["scoring"] or list(DEFAULT_SCORES[table.task]),
+        },
     )
     about: dict[str, Any] = {
         "table": out.name,

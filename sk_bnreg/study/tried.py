@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import BaseShuffleSplit, check_cv
 
 from sk_bnreg.engine.roles import l2_by_role
 from sk_bnreg.estimators.pipelines import network_in
@@ -84,7 +86,10 @@ def candidates_of_search(search: Any) -> tuple[Iterator[Tried], Any, str]:
     ------
     ValueError
         If it has several scores and `refit` names none.
+    NotFittedError
     """
+    if not hasattr(search, "cv_results_"):
+        raise NotFittedError(f"search must be a fitted GridSearchCV or RandomizedSearchCV, got {search!r}.")
     results, scoring = search.cv_results_, search.scoring
     name, metric = "score", ""
     if search.multimetric_:
@@ -97,6 +102,22 @@ def candidates_of_search(search: Any) -> tuple[Iterator[Tried], Any, str]:
     networks = [network_in(candidate_of(search.estimator, params))[0] for params in results["params"]]
     candidates = zip(networks, results["params"], scores, strict=True)
     return candidates, scoring, metric or metric_name(search.estimator, scoring)
+
+
+def test_ratio_of(search: Any) -> float:
+    """Return n_test / n_train of a fold of a fitted search.
+
+    Raises
+    ------
+    ValueError
+        If its splitter draws test rows, or made one fold.
+    """
+    splitter = check_cv(search.cv)
+    # with repeats the splitter knows the folds of one
+    n_folds = getattr(splitter, "cvargs", {}).get("n_splits", search.n_splits_)
+    if isinstance(splitter, BaseShuffleSplit) or n_folds < 2:
+        raise ValueError(f"test_ratio, n_test / n_train of a fold, must be given for cv={search.cv!r}.")
+    return 1 / (n_folds - 1)
 
 
 def candidates_of_skore(report: Any, metric: str | None) -> tuple[Iterator[Tried], str, float]:
@@ -152,6 +173,13 @@ def candidates_of_study(study: Any, estimator: Any) -> tuple[Iterator[Tried], in
     ValueError
         If trials have no fold scores.
     """
+    from optuna.study import Study
+
+    if not isinstance(study, Study) or len(study.directions) > 1:
+        raise TypeError(f"study must be an Optuna study of one value, got {study!r}.")
+    network, _ = network_in(estimator)
+    if network is None:
+        raise TypeError(f"estimator must be or end in a BNMLPClassifier or BNMLPRegressor, got {estimator!r}.")
     trials = [t for t in study.trials if t.state.name == "COMPLETE" and "split1_test_score" in t.user_attrs]
     if not trials:
         raise ValueError(
@@ -160,7 +188,7 @@ def candidates_of_study(study: Any, estimator: Any) -> tuple[Iterator[Tried], in
         )
     n_folds = sum(name.startswith("split") and name.endswith("_test_score") for name in trials[0].user_attrs)
     # a trial knows what was varied; the rest of its network is the estimator's
-    networks = [clone(network_in(estimator)[0]) for _ in trials]
+    networks = [clone(network) for _ in trials]
     for network, trial in zip(networks, trials, strict=True):
         own = {name.rpartition("__")[2]: value for name, value in trial.params.items()}
         network.set_params(**{name: value for name, value in own.items() if name in network.get_params()})

@@ -27,7 +27,7 @@ def test_survey_of_a_folder(folder, call, small_networks):
     done = call(folder, "--out", out, *TINY, "--jobs", 1, command="survey")
     assert done.returncode == 0, done.stderr
     said = words(done.stdout)
-    assert "21 schemes x 1 candidates x 3 inner folds in 2 outer folds x 1" in said
+    assert "21 schemes x 1 candidate x 3 inner folds in 2 outer folds x 1" in said
     assert "diabetes: finished" in said
     assert "mixed: finished" in said
     found = Survey.load(out / "survey.parquet")
@@ -39,7 +39,7 @@ def test_survey_of_a_folder(folder, call, small_networks):
     }
     answers = [f"{name} {' '.join(answer.summary() for answer in view.overall())}" for name, view in views.items()]
     assert " ".join(answers) in said
-    assert "over 1 tables" in answers[2]
+    assert "over 1 table," in answers[2]
     assert "<h1" in (out / "survey.html").read_text()
 
 
@@ -54,6 +54,25 @@ def test_scores_ropes_and_minutes_reach_every_table(folder, call, small_networks
     assert set(frame["metric"]) == {"balanced_accuracy"}
     assert set(frame["rope"]) == {0.3}
     assert set(frame["repeat"]) == {0}
+
+
+def test_some_schemes_alone(folder, call, small_networks):
+    few = ("--out", folder / "out", *TINY, "--jobs", 1)
+    done = call(folder, *few, "--schemes", "plain,bn,bn+l2", command="survey")
+    assert done.returncode == 0, done.stderr
+    assert "2 tables of at most 100 rows, 3 schemes x 1 candidate x" in words(done.stdout)
+    found = Survey.load(folder / "out" / "survey.parquet")
+    assert found.schemes == ["plain", "bn", "bn+l2"]
+    (answer,) = found.overall()
+    assert answer.question[2:] == ("bn+l2", "bn")
+    done = call(folder, *few, "--schemes", "plain,l2 (loss),dropout,l2", command="survey")
+    assert done.returncode == 0, done.stderr
+    assert {answer.question[2:] for answer in Survey.load(folder / "out" / "survey.parquet").overall()} == {
+        ("dropout", "plain"), ("l2 (loss)", "l2"), ("l2", "plain"),
+    }  # fmt: skip
+    done = call(folder, *few, "--schemes", "plain,bn", command="survey")
+    assert done.returncode == 2
+    assert "schemes must be at least 3, of which two answer a question" in words(done.stderr)
 
 
 def test_a_folder_without_tables_ends_in_one_sentence(tmp_path, call):

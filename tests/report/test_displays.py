@@ -20,8 +20,8 @@ from sk_bnreg import (
     SurveyDisplay,
 )
 from sk_bnreg.study.held_out import HeldOut
+from sk_bnreg.study.questions import SURVEY_QUESTIONS
 from sk_bnreg.study.schemes import SCHEMES
-from sk_bnreg.study.survey import SURVEY_QUESTIONS
 
 
 @pytest.fixture(autouse=True)

@@ -103,7 +103,7 @@ def test_inner_folds_in_order_of_time():
     assert len(seen) >= 3 * 2
     assert all(train < test for train, test in seen)
     assert found.plan.inner_cv == 2
-    with pytest.raises(ValueError, match="inner_cv must be at least 2"):
+    with pytest.raises(ValueError, match="The 'inner_cv' parameter of compare_schemes must be an int in the range"):
         compare_schemes(BNMLPRegressor(**SMALL), X, rng.normal(size=120), **{**FAST, "inner_cv": 1})
 
 

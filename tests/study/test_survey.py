@@ -12,7 +12,8 @@ from statsmodels.stats.multitest import multipletests
 
 from sk_bnreg import compare_schemes
 from sk_bnreg.stats.folds import contrast
-from sk_bnreg.study.survey import SURVEY_QUESTIONS, Survey, survey, survey_schemes
+from sk_bnreg.study.questions import SURVEY_QUESTIONS, survey_schemes
+from sk_bnreg.study.survey import Survey, survey
 
 SMALL = {"max_rows": 80, "n_folds": 2, "n_seeds": 2, "n_candidates": 1, "inner_cv": 2, "random_state": 0}
 

@@ -1,5 +1,6 @@
 """compare_schemes takes what a search takes: target transformers, routed metadata, failing candidates, Dask."""
 
+import copy
 import warnings
 
 import joblib
@@ -11,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_classification, make_regression
 from sklearn.exceptions import EfficiencyWarning, UndefinedMetricWarning
-from sklearn.metrics import accuracy_score, get_scorer, make_scorer
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, get_scorer, make_scorer
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
@@ -82,6 +83,27 @@ def test_metadata_goes_where_it_was_asked_for(table):
             assert row["score"] == pytest.approx(score)
 
 
+def test_each_score_gets_what_it_asks_for(table):
+    """The same beside another score as alone."""
+    X, y = table
+    weight = np.random.default_rng(0).uniform(0.1, 3.0, len(y))
+    with config_context(enable_metadata_routing=True):
+        network = BNMLPClassifier(**SMALL).set_fit_request(sample_weight=True)
+        plain = make_scorer(accuracy_score).set_score_request(sample_weight=False)
+        balanced = make_scorer(balanced_accuracy_score)
+        weighted, unweighted = (copy.deepcopy(balanced).set_score_request(sample_weight=asks) for asks in (True, False))
+
+        def scores(*scoring):
+            few = {**FEW, "n_candidates": 1, "scoring": list(scoring), "rope": 0.01, "sample_weight": weight}
+            return dict(list(compare_schemes(network, X, y, cv=2, **few).frame.groupby("metric")["score"]))
+
+        for of_scores in ((plain, weighted), (weighted, plain)):
+            both = scores(*of_scores)
+            for scorer in of_scores:
+                np.testing.assert_array_equal(both[str(scorer)], scores(scorer)[str(scorer)])
+        assert not np.array_equal(both[str(weighted)], scores(plain, unweighted)[str(unweighted)])
+
+
 def test_groups_need_no_routing(table):
     """They are the splitters', which are the study's own."""
     X, y = table
@@ -138,7 +160,9 @@ def test_a_candidate_that_diverges_counts_as_error_score_says():
     assert study.frame["score"].min() > 0.99
     with pytest.raises(ValueError, match="The training diverged"):
         compare_schemes(network, X, y, cv=2, error_score="raise", **few)
-    with pytest.raises(ValueError, match="error_score must be 'raise' or nan, got 0"):
+    with pytest.raises(
+        ValueError, match=r"The 'error_score' parameter of compare_schemes must be a str among \{'raise'\}"
+    ):
         compare_schemes(network, X, y, cv=2, error_score=0, **few)
     network.set_params(learning_rate_init=1e3)
     with pytest.raises(ValueError, match=r"Every candidate of scheme 'one' failed in an inner fold.*diverged"):

@@ -1,0 +1,57 @@
+"""What searches refuse; and some of the cases of benchmarks/bad_inputs.py."""
+
+import numpy as np
+import pytest
+from calls import tiny
+from doors import tally
+from search_doors import DOORS
+from sklearn.exceptions import FitFailedWarning
+
+from sk_bnreg import StackedGridSearchCV
+
+X = np.random.default_rng(0).normal(size=(40, 3))
+y = (X[:, 0] > 0).astype(int)
+HALF = np.arange(20)
+
+
+@pytest.mark.parametrize(
+    "cv",
+    [[], [1, 2], [(HALF,)], [(HALF, HALF + 25)], [(HALF, [])], [(HALF, ["a"])], [(X[:, 0] > 0, X[:9, 0] > 0)]],
+    ids=["no folds", "numbers", "no test rows", "beyond the table", "empty", "words", "short mask"],
+)
+def test_folds_that_are_no_rows_of_the_table_are_refused(cv):
+    with pytest.raises(ValueError, match=r"cv must give at least one pair of row numbers.* from 0 to 39; got"):
+        StackedGridSearchCV(tiny(), {}, cv=cv).fit(X, y)
+
+
+def test_masks_are_the_rows_that_they_mark():
+    masks = [(np.arange(40) % 2 == 0, np.arange(40) % 2 == 1)]
+    rows = [(np.arange(0, 40, 2), np.arange(1, 40, 2))]
+    masked, numbered = (StackedGridSearchCV(tiny(), {}, cv=cv).fit(X, y) for cv in (masks, rows))
+    assert masked.best_score_ == numbered.best_score_
+
+
+@pytest.mark.parametrize(("name", "value"), [("solver", 0.1), ("batch_norm", 0.1), ("n_ensemble", 0.5)])
+def test_a_candidate_that_no_network_can_be_counts_as_error_score_says(name, value):
+    search = StackedGridSearchCV(tiny(), {name: [value, getattr(tiny(), name)]}, cv=2)
+    with pytest.warns(FitFailedWarning, match=f"The '{name}' parameter of BNMLPClassifier must be"):
+        search.fit(X, y)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [True, False]
+    with pytest.raises(ValueError, match=f"The '{name}' parameter of BNMLPClassifier must be"):
+        search.set_params(error_score="raise").fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"), [(None, "not have missing values"), (1, r"be labels of one kind.*'int', 'str'")]
+)
+def test_words_with_other_things_among_them_are_no_target(other, said):
+    with pytest.raises(ValueError, match=f"y must {said}"):
+        StackedGridSearchCV(tiny(), {}).fit(X, np.array(["a", other] * 20, dtype=object))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
+def test_bad_input_of_a_search_is_refused_or_right(door):
+    result = tally(door, 25)
+    assert not result.wrong
+    assert result.counts["refused"] > 0
