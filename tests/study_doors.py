@@ -303,7 +303,8 @@ def door(name, function, good, pools, *more):
     return Door(name, calls(pools), visitor(function, good), frozenset(words), TRUSTED)
 
 
-STUDY_WORDS = {"score", "scores", "scheme", "training", "target", "results", "study", *COMPARE}
+STUDY_WORDS = {"path", "score", "scores", "scheme", "training", "target", "results", "study", *COMPARE}
+TOLD = ("path", "score", "refit", "table", "trials", "metric", "comparison", "damaged")
 DOORS = [
     Door(
         "compare_schemes",

@@ -175,7 +175,7 @@ def check_target(network: Any, y: Any, X: Any) -> NDArray[Any]:
 
 def check_one_kind(y: Any) -> None:
     """Refuse a target of objects that cannot be put in order: with gaps, or words beside numbers."""
-    if sparse.issparse(y) or getattr(y, "dtype", object) != object:
+    if sparse.issparse(y) or getattr(y, "dtype", np.dtype(object)) != np.dtype(object):
         return
     values = np.asarray(y, dtype=object)
     kinds = {type(value).__name__ for value in values.flat}

@@ -52,6 +52,6 @@ def test_words_with_other_things_among_them_are_no_target(other, said):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
 def test_bad_input_of_a_search_is_refused_or_right(door):
-    result = tally(door, 25)
+    result = tally(door, 20)
     assert not result.wrong
     assert result.counts["refused"] > 0
