@@ -110,10 +110,7 @@ def visit_space(call):
 def door(name, search, good, pools):
     words = {*inspect.signature(search).parameters, *OF_FIT, *inspect.signature(BNMLPClassifier).parameters}
     more = {"path", "search", "searched", "training", "target", "score", "trial", "refit"}
-    # a table of words is told in the words of pandas, by every estimator of scikit-learn
-    return Door(
-        name, calls(pools), visitor(search, good), frozenset(words | more), (*TRUSTED, "/pandas/core/generic.py")
-    )
+    return Door(name, calls(pools), visitor(search, good), frozenset(words | more), TRUSTED)
 
 
 DOORS = [

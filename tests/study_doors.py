@@ -299,12 +299,12 @@ def visitor(function, good):
 
 
 def door(name, function, good, pools, *more):
-    words = {*inspect.signature(function).parameters, *good, *pools, *more}
+    words = {"path", *inspect.signature(function).parameters, *good, *pools, *more}
     return Door(name, calls(pools), visitor(function, good), frozenset(words), TRUSTED)
 
 
 STUDY_WORDS = {"path", "score", "scores", "scheme", "training", "target", "results", "study", *COMPARE}
-TOLD = ("path", "score", "refit", "table", "trials", "metric", "comparison", "damaged")
+TOLD = ("score", "refit", "table", "trials", "metric", "comparison", "damaged")
 DOORS = [
     Door(
         "compare_schemes",
