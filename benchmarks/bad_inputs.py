@@ -1,9 +1,9 @@
 """Cases at the public doors, most of them bad: right, refused in clear words, or wrong.
 
-python benchmarks/bad_inputs.py [N] [DOOR ...]
+python benchmarks/bad_inputs.py [N] [NAME ...]
 
-N cases (1,000 unless given) of every door in tests/*_doors.py, or of those named; tests/doors.py says what is wrong. Of
-the wrong ones the first of each kind is shown, with how many there are.
+N cases (1,000 unless given) of every door in tests/*_doors.py, or of the doors and files named ("fit", "estimator");
+tests/doors.py says what is wrong. Of the wrong ones the first of each kind is shown, with how many there are.
 """
 
 import importlib
@@ -20,11 +20,13 @@ AT_ONCE = 1000  # hypothesis remembers what it has drawn
 
 def main(n=1000, *names):
     files = sorted(set(TESTS.glob("*_doors.py")) - {TESTS / "test_doors.py"})
-    doors = [door for path in files for door in importlib.import_module(path.stem).DOORS]
+    doors = {
+        door: path.stem.removesuffix("_doors") for path in files for door in importlib.import_module(path.stem).DOORS
+    }
     total = dict.fromkeys(("cases", "right", "refused", "wrong"), 0)
     print(f"{'door':28}{'cases':>8}{'right':>8}{'refused':>9}{'wrong':>7}")
-    for door in doors:
-        if names and door.name not in names:
+    for door, file in doors.items():
+        if names and not {door.name, file} & set(names):
             continue
         results = [tally(door, min(AT_ONCE, n - start), start) for start in range(0, n, AT_ONCE)]
         counts = {key: sum(result.counts[key] for result in results) for key in ("right", "refused", "wrong")}

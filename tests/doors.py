@@ -143,14 +143,15 @@ def _fault_of(error: Exception, door: Door) -> str:
         return ""
     if isinstance(error, OSError) and error.filename and "path" in door.words:  # the system knows why, and says where
         return ""
-    if isinstance(error, ValueError | TypeError) and any(part in path for part in door.trusted):
+    no_numbers = any(words in str(error) for words in NO_NUMBERS)
+    trusted = door.trusted and (no_numbers or any(part in path for part in door.trusted))
+    if trusted and isinstance(error, ValueError | TypeError):
         return ""
     if type(error) not in REFUSALS:
         return "not a ValueError or TypeError"
     meant = linecache.getline(path, trace.tb_lineno).strip().startswith("raise ")
     if any(part in path for part in KNOWN_WORDS):
-        known = meant or any(words in str(error) for words in NO_NUMBERS)
-        return "" if known else f"raised by {path}:{trace.tb_lineno}"
+        return "" if meant or no_numbers else f"raised by {path}:{trace.tb_lineno}"
     if "/sk_bnreg/" not in path or not meant:
         return f"raised by {path}:{trace.tb_lineno}"
     if not door.words & set(re.findall(r"\w+", str(error))):

@@ -8,7 +8,7 @@ import model_doors
 import numpy as np
 import pytest
 from doors import Door, judge
-from estimator_doors import WORDS, Case, visit_fit, visit_partial_fit, visit_warm_start
+from estimator_doors import WORDS, Case, visit_fit, visit_fit_with_validation, visit_partial_fit, visit_warm_start
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_doors import visit_load, visit_save, visit_stack
@@ -107,6 +107,7 @@ def _stack(form="one", rows="none", hook="none", stranger=""):
         (_fit("regressor", "numbers", params={"hidden_layer_sizes": np.uint8(2)}), ""),
         (_fit("regressor", "numbers", params={"hidden_layer_sizes": True}), ""),
         (_fit("regressor", "numbers", params={"n_ensemble": True}), ""),
+        (_fit("regressor", "numbers", params={"max_iter": True}), ""),
         (_fit("regressor", "numbers", params={"hidden_layer_sizes": 10**30}), "hidden_layer_sizes must be"),
         (_fit("regressor", "numbers", params={"hidden_layer_sizes": {1: 2}}), "hidden_layer_sizes must be"),
         (_fit("regressor", "numbers", params={"hidden_layer_sizes": (2**20, 2**20)}), "set one of them lower"),
@@ -135,6 +136,9 @@ def _stack(form="one", rows="none", hook="none", stranger=""):
         (_fit("regressor", "numbers", y="longdouble"), ""),
         (_fit("regressor", "numbers", weight="1e308"), ""),
         (_fit("classifier", "words", params={"n_ensemble": 2}, weight="far apart"), ""),
+        ((visit_fit_with_validation, Case("classifier", "words", 1, 3, 0, {"class_weight": "balanced"},
+                                          validation=("X", "tuple"))), "y has classes"),
+        ((visit_fit_with_validation, Case("classifier", "words", 30, 3, validation=("y", "two columns"))), "y must have 1"),
         ((visit_warm_start, (Case("classifier", "binary", 12, 3), Case("classifier", "binary", 12, 2))), "features"),
         (
             (visit_partial_fit, (Case("classifier", "binary", 9, 3), "nan", Case("classifier", "binary", 9, 3))),

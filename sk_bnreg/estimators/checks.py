@@ -178,12 +178,14 @@ def check_one_kind(y: Any) -> None:
     if sparse.issparse(y) or getattr(y, "dtype", np.dtype(object)) != np.dtype(object):
         return
     values = np.asarray(y, dtype=object)
-    kinds = {type(value).__name__ for value in values.flat}
-    if kinds & {"NoneType", "NAType", "NaTType"}:
+    kinds = set(map(type, values.flat))
+    names = sorted(kind.__name__ for kind in kinds)
+    if {"NoneType", "NAType", "NaTType"} & set(names):
         raise ValueError("y must not have missing values: leave out the rows that have no target.")
-    of_one_kind = len(kinds) == 1 and all(isinstance(value, Hashable) for value in values.flat)
-    if not of_one_kind and not all(isinstance(value, Number | np.bool_) for value in values.flat):
-        raise ValueError(f"y must be labels of one kind, all words or all numbers, got {sorted(kinds)}.")
+    # lists have an order too, but are no labels
+    alike: list[Any] = [str, Number | np.bool_, *(kind for kind in kinds if issubclass(kind, Hashable))]
+    if not any(all(issubclass(kind, one) for kind in kinds) for one in alike):
+        raise ValueError(f"y must be labels of one kind, all words or all numbers, got {names}.")
 
 
 def check_weight(weight: Any, X: Any, name: str = "sample_weight") -> Any:

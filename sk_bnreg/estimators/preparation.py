@@ -430,7 +430,7 @@ def _members(
             l2=l2,
             l2_mode=network.l2_mode,
             dropout=network.dropout,
-            max_iter=network.max_iter,
+            max_iter=int(network.max_iter),  # True is an integer too
             early_stopping=stopping,
             n_iter_no_change=network.n_iter_no_change,
             tol=network.tol,

@@ -70,11 +70,15 @@ class ClassTarget:
         if self.multilabel:
             _check_columns(y, len(self.classes))
             return torch.from_numpy(y.astype(np.float64))
+        codes = torch.as_tensor(self._numbers(y), dtype=torch.int64)
+        return codes if self.loss == "multiclass" else codes[:, None].double()
+
+    def _numbers(self, y: NDArray[Any]) -> NDArray[np.int64]:
+        _check_columns(y, 1)
         if not self.is_known(y).all():
             unknown = sorted(set(np.unique(y)) - set(self.classes))
             raise ValueError(f"y has classes {unknown} that are not in classes_={self.classes}.")
-        codes = torch.as_tensor(np.searchsorted(self.classes, y), dtype=torch.int64)
-        return codes if self.loss == "multiclass" else codes[:, None].double()
+        return np.searchsorted(self.classes, y)
 
     def weigher(self, class_weight: Any, y: NDArray[Any], weight: Any) -> Callable[[NDArray[Any], Any], Any]:
         """Return what gives rows their weights, those of their classes in them, as these training rows determine."""
@@ -85,10 +89,7 @@ class ClassTarget:
             by_class = compute_class_weight(class_weight, classes=self.classes, y=y, sample_weight=weight)
 
         def weigh(y: NDArray[Any], weight: Any) -> Any:
-            if by_class is None:
-                by_row = compute_sample_weight(class_weight, y)
-            else:
-                by_row = by_class[np.searchsorted(self.classes, y)]
+            by_row = compute_sample_weight(class_weight, y) if by_class is None else by_class[self._numbers(y)]
             return by_row if weight is None else by_row * weight
 
         return weigh
