@@ -138,7 +138,8 @@ def _stack(form="one", rows="none", hook="none", stranger=""):
         (_fit("classifier", "words", params={"n_ensemble": 2}, weight="far apart"), ""),
         ((visit_fit_with_validation, Case("classifier", "words", 1, 3, 0, {"class_weight": "balanced"},
                                           validation=("X", "tuple"))), "y has classes"),
-        ((visit_fit_with_validation, Case("classifier", "words", 30, 3, validation=("y", "two columns"))), "y must have 1"),
+        ((visit_fit_with_validation, Case("classifier", "words", 30, 3, validation=("y", "two columns"))),
+         "y must have 1"),
         ((visit_warm_start, (Case("classifier", "binary", 12, 3), Case("classifier", "binary", 12, 2))), "features"),
         (
             (visit_partial_fit, (Case("classifier", "binary", 9, 3), "nan", Case("classifier", "binary", 9, 3))),

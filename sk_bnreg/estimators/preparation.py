@@ -378,7 +378,7 @@ def _structure(network: Any, table: Table, n_rows: int, embedded: tuple[int, ...
         solver=network.solver,
         constants=tuple((name, getattr(network, name)) for name in SOLVERS[network.solver].constants),
         dtype=DTYPES[network.dtype],
-        device=str(network.device),
+        device="cpu" if torch.device(network.device).type == "cpu" else str(network.device),  # "cpu:0" too
         batch_size=-1 if n_batches == 1 else size,
         n_batches=n_batches,
     )

@@ -499,3 +499,10 @@ def test_targets_of_any_scale_are_learnt_alike():
         np.testing.assert_allclose(net.fit(X, y * scale).predict(X) / scale, expected, rtol=1e-6)
     with pytest.raises(ValueError, match=r"y must be at most 1e\+150 in size"):
         net.fit(X, y * 1e150)
+
+
+def test_a_numbered_processor_is_the_processor():
+    X, y = make_classification(60, 5, random_state=0)
+    plain, numbered = (BNMLPClassifier((4,), max_iter=2, device=device, random_state=0) for device in ("cpu", "cpu:0"))
+    np.testing.assert_array_equal(numbered.fit(X, y).predict_proba(X), plain.fit(X, y).predict_proba(X))
+    assert numbered.structure_.device == "cpu"  # which the compiled kernel is for
