@@ -108,6 +108,8 @@ def _stack(form="one", rows="none", hook="none", stranger=""):
         (_fit("regressor", "numbers", params={"hidden_layer_sizes": True}), ""),
         (_fit("regressor", "numbers", params={"n_ensemble": True}), ""),
         (_fit("regressor", "numbers", params={"max_iter": True}), ""),
+        (_fit("classifier", "binary", params={"n_ensemble": np.uint8(2)}), ""),
+        (_fit("regressor", "numbers", 1, 1, params={"dtype": "float64"}, X="reversed"), ""),
         (_fit("regressor", "numbers", params={"hidden_layer_sizes": 10**30}), "hidden_layer_sizes must be"),
         (_fit("regressor", "numbers", params={"hidden_layer_sizes": {1: 2}}), "hidden_layer_sizes must be"),
         (_fit("regressor", "numbers", params={"hidden_layer_sizes": (2**20, 2**20)}), "set one of them lower"),

@@ -151,7 +151,7 @@ def make_task(
         train, valid = map(list, zip(*map(all_rows.divide, drawn), strict=True))
     embedded = _embedded(network, table, index) if resumed is None else network.structure_.embedded
     structure = _structure(network, table, len(train[0].index), embedded)
-    _check_parameters(structure, network.n_ensemble)
+    _check_parameters(structure, int(network.n_ensemble))
     starts = _embedding_starts(network, table, index, weight, embedded)
     # batch size and batches per epoch, the last two, may change with the rows
     piecewise = [[isinstance(start, np.ndarray)] for start in starts]
@@ -190,7 +190,7 @@ def adopt(network: Any, nets: list[StackedNet], tasks: list[Task]) -> None:
 
 def n_networks(network: Any) -> int:
     """Return how many networks an estimator trains."""
-    return network.n_ensemble if network.members is None else len(network.members)
+    return int(network.n_ensemble) if network.members is None else len(network.members)
 
 
 def l2_of_steps(network: Any, budget: float, n_batches: int) -> float:
@@ -211,7 +211,8 @@ def as_table(X: Any, device: Any) -> Table:
     """Return a checked array as a tensor on the device, without copying where it can; CSR as it is."""
     if sparse.issparse(X):
         return X  # type: ignore[return-value]
-    return torch.from_numpy(X if X.flags.writeable else X.copy()).to(device)
+    # one row or column is in order whatever its strides, but torch takes none below 0
+    return torch.from_numpy(X if X.flags.writeable and min(X.strides) >= 0 else X.copy()).to(device)
 
 
 def is_single(X: Any) -> bool:
