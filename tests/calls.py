@@ -14,7 +14,7 @@ from sk_bnreg import BNMLPClassifier
 TINY = {"hidden_layer_sizes": (2,), "max_iter": 1, "n_ensemble": 1, "numeric_embedding": None, "random_state": 0}
 # so many that a study or a search of them would be as long as it was asked to be
 COUNTS = {"n_repeats", "n_seeds", "n_candidates", "n_trials", "n_iter", "minutes", "timeout"}
-TRUSTED = ("/sklearn/model_selection/", "/sklearn/metrics/", "/sklearn/callback/", "/joblib/")
+TRUSTED = ("/sklearn/model_selection/", "/sklearn/metrics/", "/sklearn/callback/", "/sklearn/externals/", "/joblib/")
 
 
 @dataclass

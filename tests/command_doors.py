@@ -45,7 +45,7 @@ OPTIONS = {
         "--schemes": ["all", "plain", "plain,nope", "", "plain,plain", "bn, bn+l2", "plain,"], "--scoring": SCORES,
         "--rope": ROPES, "--folds": NUMBERS, "--minutes": NUMBERS, "--repeats": NUMBERS, "--seeds": NUMBERS,
         "--candidates": NUMBERS, "--learning-rate": ["tuned", "fixed", "x"], "--seed": NUMBERS, "--out": FOLDERS,
-        "--jobs": ["0", "-1", "x", "1"], "--quick": [None], "--nope": [None, "1"], "--dask": ["", "x"],
+        "--jobs": ["0", "-1", "x", "1"], "--quick": [None], "--nope": [None, "1"],
     },
     "tune": {
         "--target": ["label", "nope", ""], "--task": ["classification", "regression", "x"], "--trials": NUMBERS,

@@ -1,9 +1,9 @@
 """Cases at the doors of the searches."""
 
 import inspect
-import io
+import tempfile
 import warnings
-from contextlib import redirect_stdout
+from contextlib import chdir
 
 import numpy as np
 import optuna
@@ -84,7 +84,7 @@ def visitor(search, good):
         extra |= {"sample_weight": weight} if "sample_weight" in call.given else {}
         params = good | {name: value for name, value in call.given.items() if name not in OF_FIT}
         yield X, y, weight
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder, chdir(folder):
             warnings.simplefilter("ignore", FitFailedWarning)  # it is what error_score asks for
             found = search(**{"estimator": tiny()} | params).fit(X, y, **extra)
         yield

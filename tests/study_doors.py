@@ -4,6 +4,7 @@ import inspect
 import shutil
 import tempfile
 import warnings
+from contextlib import chdir
 from functools import cache
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def visit_compare(call):
         yield X, y, weight
         done = False
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), chdir(temporary):
                 warnings.simplefilter("ignore", UserWarning)
                 found = compare_schemes(**FEW | given | rows)
             done = True
@@ -283,7 +284,7 @@ def visitor(function, good):
     def visit(call):
         given = {name: value() if isinstance(value, _Later) else value for name, value in (good | call.given).items()}
         yield
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder, chdir(folder):
             warnings.simplefilter("ignore", UserWarning)
             found = function(**given)
             if isinstance(found, SchemeComparison):

@@ -50,7 +50,7 @@ def search_space(estimator: Any, preset: str = "default") -> dict[str, BaseDistr
             "estimator must be a BNMLPClassifier or BNMLPRegressor, or a Pipeline or TransformedTargetRegressor that "
             f"ends in one, got {estimator!r}."
         )
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"preset must be one of {PRESETS}, got {preset!r}.")
     solver = SOLVERS[network.solver]
     space: dict[str, BaseDistribution] = {

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sk_bnreg.search.evaluation import attempt
 from sk_bnreg.stats.folds import Contrast, contrast, holm
 from sk_bnreg.stats.looks import MOST_REPEATS, outlook, seed_deviation
 from sk_bnreg.study import tried
@@ -103,7 +104,7 @@ class SchemeComparison:
 
     def __post_init__(self) -> None:
         for name, value in (("rope", self.rope), ("test_ratio", self.test_ratio)):
-            if not isinstance(value, Real) or not 0 < value <= np.finfo(float).max:
+            if not isinstance(value, Real) or not 0 < (attempt(float, value)[0] or 0) < np.inf:
                 raise ValueError(f"{name} must be greater than 0, got {value!r}.")
         if not isinstance(self.metric, str) or not isinstance(self.n_networks, Integral):
             raise TypeError(f"metric must be a name, n_networks a number, got {self.metric!r}, {self.n_networks!r}.")
@@ -496,4 +497,4 @@ class SchemeComparison:
         return scores
 
     def _judge(self, differences: pd.Series) -> Contrast:
-        return contrast(differences.to_numpy(), test_ratio=self.test_ratio, rope=self.rope)
+        return contrast(differences.to_numpy(), test_ratio=self.test_ratio, rope=float(self.rope))

@@ -293,7 +293,7 @@ def undamaged(path: Path, read: Callable[[Path], Found]) -> Found:
     if failure is not None:
         raise ValueError(
             f"{path} is damaged: put a copy in its place or delete it, and the command that wrote it makes it again, "
-            f"with what else that takes. ({failure.raised})"
+            f"with what else that takes ({str(failure.raised).removesuffix('.')})."
         )
     return found
 
