@@ -129,7 +129,7 @@ def network_blocks(
             found += [
                 (layer, kind, role, units) for kind, role in zip(("scale", "shift"), normalisation.roles, strict=True)
             ]
-    found.sort(key=lambda block: (ROLES.index(block[2]), block[0]))
+    found.sort(key=lambda block: ROLES.index(block[2]))  # those of a role stay in the order of layers
     stops = list(accumulate(prod(shape) for *_, shape in found))
     return [Block(*block, start, stop) for block, start, stop in zip(found, [0, *stops[:-1]], stops, strict=True)]
 
