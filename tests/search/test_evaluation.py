@@ -6,6 +6,7 @@ import joblib
 import numpy as np
 import pytest
 from sklearn.datasets import make_classification
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import KFold
@@ -81,17 +82,19 @@ def test_some_places_come_back_as_in_a_plain_loop_and_nothing_else(folds):
 
 
 def test_fronts_of_an_earlier_call_are_kept_while_they_are_wanted(folds):
+    """Equal numbers are the same front, whichever objects they are."""
     fits = []
 
-    class Counting(StandardScaler):
-        def fit(self, X, y=None, sample_weight=None):
+    class Counting(SimpleImputer):
+        def fit(self, X, y=None):
             fits.append(len(X))
-            return super().fit(X, y, sample_weight)
+            return super().fit(X, y)
 
-    estimator, fronts = Pipeline([("scale", Counting()), ("net", small())]), {}
+    estimator, fronts = Pipeline([("fill", Counting(strategy="constant")), ("net", small())]), {}
+    candidates = [rate | {"fill__fill_value": float("0.5")} for rate in RATES]
     counts = []
     for places in ([(0, 0), (1, 0), (0, 1)], [(2, 0), (3, 1)], [(2, 1)], [(2, 0)]):
-        evaluate(estimator, RATES, folds, Scoring(accuracy), places, fronts=fronts)
+        evaluate(estimator, candidates, folds, Scoring(accuracy), places, fronts=fronts)
         counts.append((len(fits), len(fronts)))
     assert counts == [(2, 2), (2, 2), (2, 1), (3, 1)]  # one that nobody wanted has to be fitted again
 
@@ -114,7 +117,7 @@ def test_times_are_shares_of_what_it_took(folds):
 
 
 @pytest.mark.parametrize("here", [False, True])
-def test_a_failure_is_none_among_scores_or_raised(here, folds):
+def test_a_failure_is_none_among_scores_or_raised(here, folds, monkeypatch):
     candidates = [RATES[0], {"net__activation": "sine"}, {"net__learning_rate_init": 1e300, "net__solver": "sgd"}]
     scoring = Scoring(accuracy, return_train_score=True)
     found = evaluate(pipeline(), candidates, folds, scoring, here=here)
@@ -122,9 +125,29 @@ def test_a_failure_is_none_among_scores_or_raised(here, folds):
         assert (result["test_scores"] is None) == (result["train_scores"] is None) == (candidate > 0)
         assert candidate == 0 or (result["score_time"], result["n_iter"]) == (0.0, 0)
         assert ["", "activation", "ValueError: The training diverged"][candidate] in (result["fit_error"] or "")
+    monkeypatch.setattr("sk_bnreg.search.evaluation.AT_ONCE", 1)
+    told = []
     for bad, message in ((1, "activation"), (2, "diverged")):
         with pytest.raises(ValueError, match=message):
-            evaluate(pipeline(), candidates, folds, Scoring(accuracy, "raise"), [(bad, 0), (0, 0)], here=here)
+            evaluate(
+                pipeline(), [*candidates, RATES[1]], folds, Scoring(accuracy, "raise"), [(bad, 0), (3, 0)], here=here,
+                on_results=told.append,
+            )  # fmt: skip
+    assert not told  # what stands behind a failure is not done any more
+
+
+def test_results_are_told_as_they_come(folds, monkeypatch):
+    monkeypatch.setattr("sk_bnreg.search.evaluation.AT_ONCE", 4)
+    events = []
+
+    class Telling(StandardScaler):
+        def fit(self, X, y=None, sample_weight=None):
+            events.append("fit")
+            return super().fit(X, y, sample_weight)
+
+    estimator = Pipeline([("scale", Telling()), ("net", small())])
+    evaluate(estimator, RATES, folds, Scoring(accuracy), on_results=lambda results: events.append(len(results)))
+    assert events == ["fit", 4] * 3
 
 
 @pytest.mark.parametrize("here", [False, True])
