@@ -1,6 +1,10 @@
 """What every search hands out and gets back: parts, shared fronts, times, rows and failures, against plain loops."""
 
+import gc
 import time
+from collections import Counter
+from dataclasses import replace
+from weakref import ref
 
 import joblib
 import numpy as np
@@ -9,18 +13,18 @@ from sklearn.datasets import make_classification
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
-from sklearn.model_selection import KFold
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sk_bnreg import BNMLPClassifier
+from sk_bnreg import BNMLPClassifier, StackedGridSearchCV
 from sk_bnreg.search.evaluation import Folds, Scoring, evaluate
 
 RATES = [{"net__learning_rate_init": rate} for rate in (0.01, 0.03, 0.1, 0.3)]
 
 
-def accuracy(estimator, X, y):
-    return accuracy_score(y, estimator.predict(X))
+def accuracy(estimator, X, y, sample_weight=None):
+    return accuracy_score(y, estimator.predict(X), sample_weight=sample_weight)
 
 
 def small(**params):
@@ -66,13 +70,15 @@ def test_some_places_come_back_as_in_a_plain_loop_and_nothing_else(folds):
     candidates = [*RATES[:2], {"net": LogisticRegression()}]
     places = [(2, 0), (1, 2), (0, 1)]
     scoring = Scoring(accuracy, return_train_score=True, return_estimator=True, predict=lambda e, X: e.predict_proba(X))
-    found = evaluate(pipeline(), candidates, folds, scoring, places)
+    weight = np.random.default_rng(0).random(len(folds.y))
+    weighted = replace(folds, score_params={"sample_weight": weight})
+    found = evaluate(pipeline(), candidates, weighted, scoring, places)
     assert sorted(found) == sorted(places)
     for (candidate, fold), result in found.items():
         train, test = folds.splits[fold]
         estimator = pipeline().set_params(**candidates[candidate]).fit(folds.X[train], folds.y[train])
-        assert result["test_scores"] == accuracy(estimator, folds.X[test], folds.y[test])
-        assert result["train_scores"] == accuracy(estimator, folds.X[train], folds.y[train])
+        for rows, name in ((test, "test_scores"), (train, "train_scores")):
+            assert result[name] == pytest.approx(accuracy(estimator, folds.X[rows], folds.y[rows], weight[rows]))
         np.testing.assert_allclose(result["outputs"], estimator.predict_proba(folds.X[test]), rtol=1e-9)
         np.testing.assert_array_equal(result["estimator"].predict(folds.X), estimator.predict(folds.X))
         assert result["n_iter"] == (0 if candidate == 2 else 2)
@@ -97,6 +103,68 @@ def test_fronts_of_an_earlier_call_are_kept_while_they_are_wanted(folds):
         evaluate(estimator, candidates, folds, Scoring(accuracy), places, fronts=fronts)
         counts.append((len(fits), len(fronts)))
     assert counts == [(2, 2), (2, 2), (2, 1), (3, 1)]  # one that nobody wanted has to be fitted again
+
+
+def test_fronts_are_given_up_when_the_last_part_has_had_them(folds, monkeypatch):
+    monkeypatch.setattr("sk_bnreg.search.evaluation.AT_ONCE", 4)
+    fitted, counts = [], []
+
+    class Watched(StandardScaler):
+        def fit(self, X, y=None, sample_weight=None):
+            super().fit(X, y, sample_weight)
+            fitted.append(ref(self.mean_))  # a copy of the step has this one too
+            return self
+
+    def count(results):
+        gc.collect()
+        counts.append(sum(mean() is not None for mean in fitted))
+
+    evaluate(Pipeline([("scale", Watched()), ("net", small())]), RATES, folds, Scoring(accuracy), on_results=count)
+    assert counts == [1, 1, 1]  # a part is a fold
+
+
+class Told:
+    """A callback of scikit-learn's, which writes down what it is told of."""
+
+    max_propagation_depth = None
+
+    def __init__(self):
+        self.events = []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        self.events.append(("begin", type(estimator), context.task_name))
+
+    def on_fit_task_end(self, estimator, context):
+        self.events.append(("end", type(estimator), context.task_name))
+
+
+@pytest.mark.parametrize("search", [GridSearchCV, StackedGridSearchCV])
+def test_a_callback_is_told_once_of_each_fit(search):
+    """Of two candidates on three folds and the refit; of a network trained with others as the search's own task."""
+    callback = Told()
+    grid = {"net": [small(), LogisticRegression()]}
+    X, y = make_classification(90, 6, random_state=0)
+    search(pipeline(), grid, cv=3).set_callbacks(callback).fit(X, y)
+    fits = ((Pipeline, "fit"), (StackedGridSearchCV, "candidate-split-evaluation"))
+    assert Counter(kind for kind, *task in callback.events if tuple(task) in fits) == {"begin": 7, "end": 7}
+
+
+def test_a_network_with_callbacks_of_its_own_is_fitted_by_itself(folds):
+    callback = Told()
+    network = small().set_callbacks(callback)
+    found = evaluate(network, [{}], folds, Scoring(accuracy))
+    assert callback.events.count(("begin", BNMLPClassifier, "epoch")) == 3 * 2
+    for (_, fold), result in found.items():
+        train, test = folds.splits[fold]
+        assert result["test_scores"] == accuracy(
+            small().fit(folds.X[train], folds.y[train]), folds.X[test], folds.y[test]
+        )
 
 
 def test_times_are_shares_of_what_it_took(folds):
