@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from scipy import sparse
+from skorch.callbacks import Callback
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, fit_stack
 from sk_bnreg.engine.compiled import has_kernel
@@ -89,7 +90,7 @@ PROBLEMS = {
     },
     "embeddings, dropout, early stopping": (EMBEDDED, LOSSES, (np.asarray, sparse.csr_array), (True, False)),
     "the same without batch norm": (
-        EMBEDDED | {"batch_norm": False}, LOSSES, (np.asarray, sparse.csr_array), (True, False)
+        EMBEDDED | {"batch_norm": False, "l2_mode": "loss"}, LOSSES, (np.asarray, sparse.csr_array), (True, False)
     ),
     **{
         f"layers {hidden}, batches of {batch_size}": (
@@ -144,6 +145,37 @@ def test_epochs_equal_torchs(problem, torch_alone):
         assert compiled.best_iter_ == torchs.best_iter_
         if "numeric_embedding" in params:
             assert compiled.net_.module_.embedded.tolist() == [0, 1, 3, 4, 5, 6]
+
+
+def test_losses_of_a_few_rows_at_a_time_equal_torchs(torch_alone, monkeypatch):
+    monkeypatch.setattr("sk_bnreg.engine.compiled.ROWS_AT_ONCE", 4)
+    X, y = make_table("multiclass")
+    weight = np.random.default_rng(2).uniform(0.1, 2, len(X))
+    network = estimator("multiclass", early_stopping=True)
+    (compiled,), (torchs,) = (fit([network], X, y, sample_weight=weight) for fit in (fit_stack, torch_alone))
+    assert len(compiled.validation_loss_curve_) == 5
+    assert largest_difference(compiled, torchs) < 1e-9
+
+
+class Watcher(Callback):
+    """Keeps what it is shown of the third step of each epoch."""
+
+    def choose_step(self, n_steps):
+        return 2
+
+    def on_chosen_step(self, net, before, grad, after, rates):
+        self.shown_ = [*getattr(self, "shown_", []), np.stack([before, grad, after])]
+
+
+def test_a_step_is_shown_as_torch_shows_it(torch_alone):
+    X, y = make_table("multiclass")
+    shown = []
+    for fit in (fit_stack, torch_alone):
+        watcher = Watcher()
+        fit([estimator("multiclass", callbacks=[watcher])], X, y)
+        shown.append(watcher.shown_)
+    assert np.shape(shown[0])[:2] == (5, 3)
+    np.testing.assert_allclose(*shown, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
