@@ -142,7 +142,8 @@ def evaluate(
     -------
     dict of (candidate, split) to dict
         As scikit-learn's `_fit_and_score` has them (`test_scores`, `train_scores`, `fit_time`, `score_time` in seconds,
-        `fit_error`), with `n_iter`, and `estimator` or `outputs` if they are wanted. Scores of a failed fit are None.
+        `fit_error`), with `n_iter`, and `estimator` or `outputs` if they are wanted. Scores of a failed fit are None,
+        or `error_score` where an estimator was fitted by itself.
     """
     if places is None:
         places = [(candidate, split) for candidate in range(len(candidates)) for split in range(len(folds.splits))]

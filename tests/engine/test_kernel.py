@@ -151,8 +151,10 @@ def test_losses_of_a_few_rows_at_a_time_equal_torchs(torch_alone, monkeypatch):
     monkeypatch.setattr("sk_bnreg.engine.compiled.ROWS_AT_ONCE", 4)
     X, y = make_table("multiclass")
     weight = np.random.default_rng(2).uniform(0.1, 2, len(X))
-    network = estimator("multiclass", early_stopping=True)
-    (compiled,), (torchs,) = (fit([network], X, y, sample_weight=weight) for fit in (fit_stack, torch_alone))
+    (compiled,), (torchs,) = (
+        fit([estimator("multiclass", early_stopping=True)], X, y, sample_weight=weight)
+        for fit in (fit_stack, torch_alone)
+    )
     assert len(compiled.validation_loss_curve_) == 5
     assert largest_difference(compiled, torchs) < 1e-9
 
