@@ -7,12 +7,13 @@ with a sentence that says what happened; and how often the end was that of a stu
 prediction bit for bit, of a tuning, whose suggestions depend on what was known, exactly so many trials with the scores
 that scikit-learn's `cross_val_score` gives to their parameters. Linux, as root: file systems are mounted.
 
-    python benchmarks/faults.py                        # all, 20 times each
-    python benchmarks/faults.py --times 3 --only disk  # faults with "disk" in their names
+    python benchmarks/faults.py --times 20
+    python benchmarks/faults.py --times 3 --only disk  # faults whose names match that
 """
 
 import argparse
 import contextlib
+import itertools
 import multiprocessing
 import os
 import re
@@ -48,9 +49,9 @@ from sk_bnreg import BNMLPClassifier
 from sk_bnreg.cli.main import main as command_line
 from sk_bnreg.study.schemes import SCHEMES
 
-PROCESSES = multiprocessing.get_context("forkserver")  # forks of a process that has imported all
+PROCESSES = multiprocessing.get_context("forkserver")  # forks of a process that has imported all and trained
 PROCESSES.set_forkserver_preload(
-    ["__main__", "skops.io", "statsmodels.stats.multitest", "torch._dynamo", "alembic.command", "psycopg2",
+    ["faults", "skops.io", "statsmodels.stats.multitest", "torch._dynamo", "alembic.command", "psycopg2",
      "optuna.storages._rdb.models", "distributed.nanny", "distributed.worker"]
 )  # fmt: skip
 TIMES = ["seconds", "elapsed", "n_fits"]
@@ -144,7 +145,8 @@ class Command:
         frames = [pd.read_parquet(path) for path in out.rglob("networks.parquet")]
         return sum(int(frame.duplicated(["repeat", "fold", "scheme", "seed"]).sum()) for frame in frames)
 
-    def is_as_without_fault(self, out, whole):
+    def is_as_without_fault(self, one):
+        out, whole = one.out, one.whole
         if self.name == "tune":
             trials = [trial for trial in trials_of(out) if is_done(trial)]
             return [trial.number for trial in trials] == [*range(N_TRIALS)] and all(map(self.has_its_scores, trials))
@@ -213,14 +215,14 @@ class Try:
     Parameters
     ----------
     command : Command
-    out, whole : Path
-        Folders: of this try, and of the same command without a fault.
+    out : Path
     rng : numpy Generator
     """
 
-    def __init__(self, command, out, whole, rng):
-        self.command, self.out, self.whole, self.rng = command, out, whole, rng
-        self.at_risk = set()
+    def __init__(self, command, out, rng):
+        self.command, self.out, self.rng = command, out, rng
+        self.whole = command.room / command.name
+        self.before, self.at_risk = {}, set()
         self.at_end = contextlib.ExitStack()
 
     def start(self, *more, **options):
@@ -459,25 +461,36 @@ OF = {"slow disk": ["tune"], "server restarted": ["tune"], "scheduler restarted"
 
 
 def tried(fault, one):
-    """Return what came of a try, as numbers: lost, double, told, same."""
-    told = FAULTS[fault](one)
-    before = getattr(one, "before", None) or one.command.finished(one.out)
-    process = one.start()
-    code = ended(process)
-    after = one.command.finished(one.out)
-    lost = sum(name not in one.at_risk and after.get(name) != value for name, value in before.items())
-    same = code == 0 and one.command.is_as_without_fault(one.out, one.whole)
-    return {"lost": lost, "double": one.command.n_double(one.out), "told": told, "same": same}
+    """Return what came of a try: finished and lost, counted twice, told of, and the end as without the fault."""
+    with one.at_end:
+        told = FAULTS[fault](one)
+        before = one.before or one.command.finished(one.out)
+        process = one.start()
+        code = ended(process)
+        after = one.command.finished(one.out)
+        lost = sum(name not in one.at_risk and after.get(name) != value for name, value in before.items())
+        return lost, one.command.n_double(one.out), told, code == 0 and one.command.is_as_without_fault(one)
+
+
+def prepared(name, room):
+    """Return a command that has run without a fault."""
+    command = Command(name, room)
+    for _ in range(2):  # the first may compile
+        shutil.rmtree(room / name, ignore_errors=True)
+        begun = time.monotonic()
+        process = command.start(room / name)
+        assert ended(process, 600) == 0, said(process)
+        command.seconds = time.monotonic() - begun
+    return command
 
 
 def main():
     asked = argparse.ArgumentParser()
     asked.add_argument("--times", type=int, default=20)
     asked.add_argument("--only", default="")
-    asked.add_argument("--command", default="")
-    asked.add_argument("--show", action="store_true", help="what was said where it was not as it should be")
     asked = asked.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for the process of forks, which imports this file
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         room = Path(folder)
@@ -485,49 +498,24 @@ def main():
         for name, seed in (("a", 0), ("b", 1)):
             X, y = make_classification(90, 5, random_state=seed)
             pd.DataFrame(X).add_prefix("x").assign(target=y).to_csv(room / "tables" / f"{name}.csv", index=False)
-        commands = [Command(name, room) for name in ("compare", "survey", "tune") if asked.command in name]
-        for command in commands:
-            for _ in range(2):  # the first may compile
-                shutil.rmtree(room / f"{command.name}", ignore_errors=True)
-                begun = time.monotonic()
-                process = command.start(room / command.name)
-                assert ended(process, 600) == 0, said(process)
-                command.seconds = time.monotonic() - begun
-        print(
-            f"{'fault':18}{'command':9}{'tried':>6}{'lost':>6}{'double':>8}{'told':>8}{'same':>6}",
-            flush=True,
-        )
-        for fault in FAULTS:
-            for command in commands:
-                if asked.only not in fault or command.name not in OF.get(fault, [command.name]):
-                    continue
-                found = []
-                for number in range(asked.times):
-                    one = Try(command, room / f"{command.name}-{number}", room / command.name, rng)
-                    with one.at_end:
-                        outcome = tried(fault, one)
-                    if asked.show and (
-                        outcome["lost"] or outcome["double"] or outcome["told"] is False or not outcome["same"]
-                    ):
-                        print(outcome, sorted(room.glob("tmp*"), key=lambda path: path.stat().st_mtime)[-3:])
-                        for path in sorted(room.glob("tmp*"), key=lambda path: path.stat().st_mtime)[-3:]:
-                            print("  |", path.read_text(errors="replace")[-1500:].replace("\n", "\n  | "))
-                    found.append(outcome)
-                    shutil.rmtree(one.out, ignore_errors=True)
-                    for path in room.glob("tmp*"):
-                        path.unlink()
-                told = [one["told"] for one in found if one["told"] is not None]
-                told = f"{sum(told)}/{len(told)}" if told else "-"
-                print(
-                    f"{fault:18}{command.name:9}{len(found):6}{sum(one['lost'] for one in found):6}"
-                    f"{sum(one['double'] for one in found):8}{told:>8}{sum(one['same'] for one in found):>6}"
-                    f"{command.seconds:7.1f}",
-                    flush=True,
-                )
+        commands = [prepared(name, room) for name in ("compare", "survey", "tune")]
+        print(f"{'fault':20} {'command':8} {'tried':>6} {'lost':>6} {'double':>6} {'told':>6} {'same':>6}", flush=True)
+        for fault, command in itertools.product(FAULTS, commands):
+            if not re.search(asked.only, fault) or command.name not in OF.get(fault, [command.name]):
+                continue
+            outcomes = []
+            for number in range(asked.times):
+                one = Try(command, room / f"{command.name}-{number}", rng)
+                outcomes.append(tried(fault, one))
+                shutil.rmtree(one.out, ignore_errors=True)
+            lost, double, told, same = zip(*outcomes, strict=True)
+            told = "-" if None in told else sum(told)
+            row = f"{fault:20} {command.name:8} {asked.times:6} {sum(lost):6} {sum(double):6} {told:>6} {sum(same):6}"
+            print(row, flush=True)
 
 
-if __name__ == "__mp_main__":  # the process of which the others are forks loads what is compiled
-    for dtype in ("float32", "float64"):
-        small_pipeline("").set_params(bnmlpclassifier__dtype=dtype).fit([[0.0], [1.0]] * 9, [0, 1] * 9)
 if __name__ == "__main__":
     main()
+elif __name__ == "faults":  # imported by the process that the others are forks of: it loads what is compiled
+    for dtype in ("float32", "float64"):
+        small_pipeline("").set_params(bnmlpclassifier__dtype=dtype).fit([[0.0], [1.0]] * 9, [0, 1] * 9)

@@ -211,10 +211,11 @@ class Runner:
         from distributed import Client
         from joblib import parallel_config
 
-        # what a client was about to send when Ctrl-C came is lost with it, of which its loop would print tracebacks
-        tracebacks = logging.getLogger("tornado.application")
-        level = tracebacks.level
-        tracebacks.setLevel(logging.CRITICAL)
+        # what a client was about to send is lost with Ctrl-C or the scheduler, of which its loop would print tracebacks
+        tracebacks = [logging.getLogger(name) for name in ("tornado.application", "distributed.client")]
+        levels = [logger.level for logger in tracebacks]
+        for logger in tracebacks:
+            logger.setLevel(logging.CRITICAL)
         # a table of megabytes is sent once, and meant to be
         with (
             dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"}),
@@ -227,7 +228,8 @@ class Runner:
                 yield
             except CancelledError:
                 raise OSError(f"The Dask scheduler at {address} was lost.") from None
-        tracebacks.setLevel(level)
+        for logger, level in zip(tracebacks, levels, strict=True):
+            logger.setLevel(level)
 
     def report(self, comparison: "SchemeComparison") -> None:
         """Write a comparison on the table as a page into the folder of the results.

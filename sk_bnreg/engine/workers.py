@@ -140,9 +140,9 @@ class Workers:
         if not jobs:
             return
         size = min([max(1, self.n_threads // len(jobs)), *(job.most_threads for job in jobs)])
-        team = Team(size, self.threads.submit, self.stop)
+        team = Team(size, self._submit, self.stop)
         queue, places = sorted(jobs, key=lambda job: -job.size), count()
-        waiting = {self.threads.submit(_work, queue, places, room, team) for room in self.rooms[: len(jobs)]}
+        waiting = {self._submit(_work, queue, places, room, team) for room in self.rooms[: len(jobs)]}
         try:
             while waiting:
                 done, waiting = wait(waiting, 0.5, FIRST_EXCEPTION)  # without a limit Windows takes no Ctrl-C
@@ -152,6 +152,12 @@ class Workers:
             if waiting:  # an error or Ctrl-C: let nothing run on
                 self.stop[0] = 1
                 wait(waiting)
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        try:
+            return self.threads.submit(function, *arguments)
+        except RuntimeError as error:  # it cannot start a thread, which is no network's fault
+            raise MemoryError("There is no memory for another thread.") from error
 
 
 def _work(queue: Sequence[Job], places: "count[int]", room: Room, team: Team) -> None:
