@@ -206,7 +206,10 @@ def ended(process, seconds=120):
 def stopped_with(process, code, pattern):
     """Tell whether a command went through, or ended with a code and words and without a traceback."""
     found, text = ended(process), said(process)
-    return "Traceback" not in text and (found == 0 or (found == code and re.search(pattern, text) is not None))
+    told = "Traceback" not in text and (found == 0 or (found == code and re.search(pattern, text) is not None))
+    if not told:
+        print(f"exit code {found}, not told as it should be:\n{text}", file=sys.stderr)
+    return told
 
 
 class Try:
