@@ -23,6 +23,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, NormRecorder, diagnose, fit_stack, load_model, save_model, to_onnx
 
 ALL_TARGETS = [(kind, target) for kind, targets in TARGETS.items() for target in targets]
+# sums of weights of 1e308 overflow in scikit-learn's scores
+ODD_WEIGHTS = st.sampled_from(sorted(set(WEIGHTS) - {"1e308"}))
 ODD_X, ODD_Y = st.sampled_from(sorted(X_CHANGES)), st.sampled_from(sorted(Y_CHANGES))
 
 
@@ -41,7 +43,7 @@ def questions(draw):
         kind, target, draw(st.sampled_from([5, 1, 2, 12])), draw(st.sampled_from([3, 3, 3, 2, 4])), X=draw(ODD_X)
     )
     if draw(st.booleans()):
-        case.y, case.weight = draw(ODD_Y), draw(st.sampled_from(sorted(WEIGHTS)))
+        case.y, case.weight = draw(ODD_Y), draw(ODD_WEIGHTS)
     dtype = draw(st.sampled_from(["float32", "float64"]))
     return case, draw(st.booleans()), dtype, draw(st.sampled_from(methods))
 
@@ -57,9 +59,8 @@ def visit_predict(question):
     found = getattr(network, method)(X, *((y, weight) if method == "score" else ()))
     yield
     if method == "score":
-        # R2 of one row is not defined, and scikit-learn says so; its sums of such weights overflow
-        undefined = case.kind == "regressor" and len(y) < 2
-        assert np.isnan(found) if undefined else np.isfinite(found) or case.weight == "1e308"
+        # R2 of one row is not defined, and scikit-learn says so
+        assert np.isnan(found) if case.kind == "regressor" and len(y) < 2 else np.isfinite(found)
     else:
         assert len(found) == (X.shape[0] if hasattr(X, "shape") else len(X))
         assert found.dtype.kind in "OU" or not np.isnan(found).any()

@@ -95,12 +95,12 @@ class _Graph:
         self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
 
     def constant(self, array: Any) -> str:
-        name = f"c{len(self.constants)}"
+        name = f"sk_bnreg.c{len(self.constants)}"  # a column may be called c0
         self.constants.append(numpy_helper.from_array(np.asarray(array), name))
         return name
 
     def node(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        name = f"n{len(self.nodes)}"
+        name = f"sk_bnreg.n{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, domain=domain, **attributes))
         return name
 
@@ -111,6 +111,11 @@ class _Graph:
         return self.node("Gather", x, self.constant(np.asarray(columns, np.int64)), axis=1)
 
     def model(self) -> onnx.ModelProto:
+        taken = {own.name for own in self.inputs} & {own.name for own in self.outputs}
+        if taken:
+            raise ValueError(
+                f"X has the column {taken.pop()!r}, which is what an output of the graph is called: rename it."
+            )
         graph = helper.make_graph(self.nodes, "sk_bnreg", self.inputs, self.outputs, self.constants)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
         model = helper.make_model(graph, producer_name="sk_bnreg", opset_imports=opsets, ir_version=IR_VERSION)

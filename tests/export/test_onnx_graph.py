@@ -199,3 +199,14 @@ def test_what_cannot_be_converted_is_named(mixed):
         to_onnx(few.fit(X, y))
     with pytest.raises(ValueError, match="The step 'standardscaler', a StandardScaler, cannot be converted"):
         to_onnx(make_pipeline(TableVectorizer(), StandardScaler(), clone(net)).fit(X[["count"]], y))
+
+
+def test_columns_may_be_called_as_parts_of_a_graph_but_not_as_its_outputs():
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(30, 3)), columns=["c0", "n1", "X"])
+    model = tabular_pipeline(BNMLPClassifier((4,), max_iter=2, random_state=0)).fit(X, np.arange(30) % 2)
+    session = onnxruntime.InferenceSession(to_onnx(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {name: X[[name]].to_numpy() for name in X})[1]
+    np.testing.assert_allclose(found, model.predict_proba(X), atol=1e-5)
+    model.fit(X.rename(columns={"X": "label"}), np.arange(30) % 2)
+    with pytest.raises(ValueError, match="X has the column 'label', which is what an output of the graph is called"):
+        to_onnx(model)
