@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sk_bnreg import StackedGridSearchCV, StackedRandomizedSearchCV, compare_schemes, to_onnx
-from sk_bnreg.study.store import Store
+from sk_bnreg.study import store
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # settings without effect, few epochs, rare classes
 CLOCKS = ["seconds", "elapsed", "n_fits"]  # these tell how the work was divided
@@ -55,14 +55,14 @@ class Kill:
 
     def study(self, case, out, **settings):
         """Compare, with a moment after each network and before and after each file is put in its place."""
-        replace = Store._replace
+        write = store.write_whole
 
-        def around(store, *arguments):
+        def around(*arguments):
             self()
-            replace(store, *arguments)
+            write(*arguments)
             self()
 
-        with patch.object(Store, "_replace", around):
+        with patch.object(store, "write_whole", around):
             weight = {"sample_weight": case.weight}
             return compare_schemes(case.network, case.X, case.y, out=out, on_progress=self, **settings, **weight)
 

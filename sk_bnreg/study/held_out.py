@@ -254,7 +254,7 @@ def stored_comparison(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{str(folder)!r} holds no finished comparison: study.json does not tell of one.")
     held_out = HeldOut.load(folder, about["schemes"], about["classifier"])
     lacking = set(zip(frame["repeat"], frame["fold"], strict=True)) - set(held_out.folds)
-    if lacking:
+    if held_out.folds and lacking:  # a folder without any has scores to read, and none to take anew
         raise ValueError(f"{str(folder)!r} lacks the predictions of repeat and fold {sorted(lacking)} in held_out.")
     return {
         "frame": frame,

@@ -449,5 +449,5 @@ def test_search_spaces_say_what_they_need(classes):
 def test_a_score_that_no_fold_has_is_the_reason(classes):
     X, y = classes
     y = np.where(np.arange(len(y)) < 3, 2, y)  # a class of rows of the first fold alone
-    with pytest.raises(ValueError, match=r"Every score was nan; .* every class"):
+    with pytest.raises(ValueError, match=r"Every score was nan by .* every class"):
         search(small(), scoring="neg_log_loss", cv=KFold(3), n_trials=1).fit(X, y)
