@@ -71,12 +71,13 @@ def test_some_places_come_back_as_in_a_plain_loop_and_nothing_else(folds):
     places = [(2, 0), (1, 2), (0, 1)]
     scoring = Scoring(accuracy, return_train_score=True, return_estimator=True, predict=lambda e, X: e.predict_proba(X))
     weight = np.random.default_rng(0).random(len(folds.y))
-    weighted = replace(folds, score_params={"sample_weight": weight})
+    weighted = replace(folds, fit_params={"net__sample_weight": weight}, score_params={"sample_weight": weight})
     found = evaluate(pipeline(), candidates, weighted, scoring, places)
     assert sorted(found) == sorted(places)
     for (candidate, fold), result in found.items():
         train, test = folds.splits[fold]
-        estimator = pipeline().set_params(**candidates[candidate]).fit(folds.X[train], folds.y[train])
+        estimator = pipeline().set_params(**candidates[candidate])
+        estimator.fit(folds.X[train], folds.y[train], net__sample_weight=weight[train])
         for rows, name in ((test, "test_scores"), (train, "train_scores")):
             assert result[name] == pytest.approx(accuracy(estimator, folds.X[rows], folds.y[rows], weight[rows]))
         np.testing.assert_allclose(result["outputs"], estimator.predict_proba(folds.X[test]), rtol=1e-9)
