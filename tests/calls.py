@@ -41,7 +41,7 @@ def calls(pools):
         if name in ("X", "y", "sample_weight"):
             return st.sampled_from(sorted({"X": X_CHANGES, "y": Y_CHANGES, "sample_weight": WEIGHTS}[name]))
         odd = [value for value in ODD if not (name in COUNTS and _is_more_than(value, 9))]
-        odd = [value for value in odd if not (name.startswith("on_") and callable(value))]  # its errors are its own
+        odd = [value for value in odd if not (name.startswith(("on_", "refit")) and callable(value))]  # its own errors
         odd = [value for value in odd if not (name == "n_jobs" and _is_more_than(value, 1))]  # no processes
         return st.sampled_from([*pools[name], *pools[name], *odd]) if pools[name] else st.sampled_from(odd)
 

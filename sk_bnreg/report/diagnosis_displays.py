@@ -160,7 +160,7 @@ class NormTrajectoryDisplay(Display):
         if diagnosis.trajectory is None:
             raise ValueError("diagnosis.trajectory is None: train the network with callbacks=[NormRecorder()].")
         known = [name for name in _QUANTITIES if diagnosis.trajectory[name].notna().any()]
-        if quantity not in known:
+        if not isinstance(quantity, str) or quantity not in known:
             raise ValueError(f"quantity must be one of {known} for this network, got {quantity!r}.")
         columns = ["epoch", "layer", "role", quantity] + (["equilibrium_angle"] if quantity == "angle" else [])
         return cls(diagnosis.trajectory[columns].dropna(subset=quantity), quantity=quantity).plot(ax)

@@ -345,7 +345,7 @@ class L2PathDisplay(Display):
             If the comparison has no `tuning`, or no scheme for this axis.
         """
         check_kind(comparison, "comparison", "SchemeComparison", hasattr(comparison, "contrast"))
-        if strength not in ("budget", "l2"):
+        if not isinstance(strength, str) or strength not in ("budget", "l2"):
             raise ValueError(f"strength must be 'budget' or 'l2', got {strength!r}.")
         if comparison.tuning is None:
             raise ValueError("comparison.tuning must hold the scores of all candidates, got None.")

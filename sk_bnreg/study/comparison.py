@@ -399,7 +399,7 @@ class SchemeComparison:
         rope = default_rope(scoring) if rope is None else rope
         if metric in self.metrics and isinstance(scoring, str):  # two functions may have one name
             return replace(self, metric=metric, rope=rope)
-        if self.held_out is None:
+        if self.held_out is None or not self.held_out.folds:
             raise ValueError(f"The predictions are not there to score by {metric!r}: compare_schemes keeps them.")
         networks = self.frame[(self.frame["metric"] == self.metric) & (self.frame["n_networks"] == 1)]
         frame = scored(networks, self.held_out, {metric: self.held_out.checked_scorer(scoring)}, self.n_networks)
