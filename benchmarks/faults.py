@@ -58,6 +58,7 @@ PROCESSES.set_forkserver_preload(
 )  # fmt: skip
 TIMES = ["seconds", "elapsed", "n_fits"]
 N_TRIALS, DASK = 12, 8791  # and the port of a Dask scheduler
+NUMBERS = itertools.count()
 FEW = ("bn", "bn+l2", "bn+l2+gamma+beta")  # the schemes of the questions of a survey
 
 
@@ -121,7 +122,7 @@ class Command:
         return ("tune", self.table, *study, *storage, *more)
 
     def start(self, out, *more, befall=None):
-        said = Path(tempfile.mkstemp(dir=self.room)[1])
+        said = self.room / f"said-{next(NUMBERS)}"
         process = PROCESSES.Process(target=work, args=(self.line(out, *more), said, befall))
         process.start()
         process.said = said
