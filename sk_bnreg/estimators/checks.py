@@ -94,7 +94,7 @@ def check_table(network: Any, X: Any, *, reset: bool, y: Any = "no_validation") 
     reset : bool
         Whether number and names are learned.
     y : None or object
-        None is refused.
+        Of a fit, which needs one: None is refused.
     """
     names = list(X.columns) if hasattr(X, "columns") and hasattr(X, "shape") else []  # a LazyFrame has no columns yet
     twice = sorted({str(name) for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else ()
@@ -189,13 +189,17 @@ def check_one_kind(y: Any) -> None:
 
 
 def check_weight(weight: Any, X: Any, name: str = "sample_weight") -> Any:
-    """Return weights of rows with the largest at 1, or None: only their ratios matter, and so none is too large."""
+    """Return weights of rows with the largest from 1/2 to 1, or None: only their ratios matter, so none is too large.
+
+    They are divided by a power of two, which rounds nothing: for some rows the weights must be those of all rows.
+    """
     if weight is None:
         return None
     _check_unmasked(weight, name)
     weight = check_sample_weight(weight, X, ensure_non_negative=True)
+    scaled = np.ldexp(weight, -np.frexp(weight.max())[1])
     # a row of little weight is still there
-    return np.where(weight > 0, np.maximum(weight / weight.max(), np.finfo(np.float64).tiny), 0.0)
+    return np.where(weight > 0, np.maximum(scaled, np.finfo(np.float64).tiny), 0.0)
 
 
 def _check_unmasked(given: Any, name: str) -> None:

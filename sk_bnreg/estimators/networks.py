@@ -83,8 +83,7 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
     tol : float, default=1e-4
         The least improvement of the loss that counts.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, multiplied with `sample_weight`; "balanced" counts
-        classes by their sample weight.
+        Weights of the classes, multiplied with `sample_weight`; "balanced" counts classes by their sample weight.
     n_ensemble : int, default=8
         Networks trained from different seeds, at once; predictions are their mean. Each
         sets aside other rows for early stopping.
@@ -144,8 +143,8 @@ class BNMLPClassifier(ClassifierMixin, BaseBNMLP):
     gammas_, betas_ : list of ndarray of shape (n_units,)
         Scales and shifts of batch norm.
     l2_report_ : list of RoleReport
-        For each role its number of parameters, L2 strength and decay budget, the sum of
-        lr * l2 over the steps: the e-folds by which decay alone would have shrunk it.
+        For each role its number of parameters, L2 strength and decay budget, the sum of lr * l2 over the steps: the
+        e-folds by which decay alone would have shrunk it.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)

@@ -20,7 +20,8 @@ class Display:
 
     A display's constructor takes computed numbers; ``from_...`` computes them and plots; `plot` leaves `ax_` and
     `figure_` beside the artists that `_draw` leaves; `frame` gives back what is plotted. `_draw` returns the height, in
-    inches, that its rows need."""
+    inches, that its rows need.
+    """
 
     width = 4.6  # inches: on a phone its text is still legible
 

@@ -288,8 +288,11 @@ def undamaged(path: Path, read: Callable[[Path], Found]) -> Found:
     ------
     ValueError
         If it cannot be read.
+    PermissionError
     """
     found, failure = attempt(read, path)
+    if failure is not None and isinstance(failure.raised, PermissionError):  # nothing to be deleted
+        raise failure.raised
     if failure is not None:
         raise ValueError(
             f"{path} is damaged: put a copy in its place or delete it, and the command that wrote it makes it again, "

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, SchemeComparison, compare_schemes
 from sk_bnreg.stats.folds import contrast
-from sk_bnreg.study.held_out import proper_score
+from sk_bnreg.study.held_out import proper_score, undamaged
 from sk_bnreg.study.schemes import SCHEMES
 
 SMALL = {
@@ -334,6 +334,14 @@ def test_a_score_that_the_target_has_none_of_is_told_before_anything_is_trained(
             on_progress=lambda *done: seen.append(done), **FEW,
         )  # fmt: skip
     assert seen == []
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with pytest.raises(PermissionError, match=r"Permission denied: .*study\.json"):
+        undamaged(tmp_path / "study.json", refuse)
 
 
 def test_a_folder_without_a_finished_study_is_told(tmp_path):

@@ -1,10 +1,8 @@
-"""What searches refuse; and some of the cases of benchmarks/bad_inputs.py."""
+"""What searches refuse."""
 
 import numpy as np
 import pytest
 from calls import tiny
-from doors import tally
-from search_doors import DOORS
 from sklearn.exceptions import FitFailedWarning
 
 from sk_bnreg import StackedGridSearchCV
@@ -47,11 +45,3 @@ def test_a_candidate_that_no_network_can_be_counts_as_error_score_says(name, val
 def test_words_with_other_things_among_them_are_no_target(other, said):
     with pytest.raises(ValueError, match=f"y must {said}"):
         StackedGridSearchCV(tiny(), {}).fit(X, np.array(["a", other] * 20, dtype=object))
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
-def test_bad_input_of_a_search_is_refused_or_right(door):
-    result = tally(door, 20)
-    assert not result.wrong
-    assert result.counts["refused"] > 0
