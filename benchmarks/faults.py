@@ -49,7 +49,6 @@ import sk_bnreg.study.survey
 import sk_bnreg.study.tables
 from sk_bnreg import BNMLPClassifier
 from sk_bnreg.cli.main import main as command_line
-from sk_bnreg.study.schemes import SCHEMES
 
 PROCESSES = multiprocessing.get_context("forkserver")  # forks of a process that has imported all and trained
 PROCESSES.set_forkserver_preload(
@@ -59,7 +58,7 @@ PROCESSES.set_forkserver_preload(
 TIMES = ["seconds", "elapsed", "n_fits"]
 N_TRIALS, DASK = 12, 8791  # and the port of a Dask scheduler
 NUMBERS = itertools.count()
-FEW = ("bn", "bn+l2", "bn+l2+gamma+beta")  # the schemes of the questions of a survey
+FEW = "bn,bn+l2,bn+l2+gamma+beta"  # the schemes of the questions of a survey
 
 
 def small_pipeline(task):
@@ -81,7 +80,6 @@ def work(arguments, said, befall):
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     sk_bnreg.study.survey.network_pipeline = sk_bnreg.study.tables.network_pipeline = small_pipeline
-    sk_bnreg.study.survey.survey_schemes = lambda rate: {name: SCHEMES[name] for name in FEW}
     sk_bnreg.report.pages.write_report = sk_bnreg.report.pages.write_survey = page
     os.environ["COLUMNS"] = "1000"
     sys.argv = ["sk-bnreg", *map(str, arguments)]
@@ -116,7 +114,7 @@ class Command:
         if self.name == "compare":
             return ("compare", self.table, *study, "--repeats", 4, "--schemes", "bn,bn+l2", *more)
         if self.name == "survey":
-            return ("survey", self.table.parent, *study, "--rows", 60, *(more or ("--jobs", 1)))
+            return ("survey", self.table.parent, *study, "--rows", 60, "--schemes", FEW, *(more or ("--jobs", 1)))
         storage = ("--storage", (out / "url").read_text()) if (out / "url").exists() else ()
         study = ("--trials", N_TRIALS, "--folds", 2, "--space", "regularization", "--heartbeat", 0.2, "--out", out)
         return ("tune", self.table, *study, *storage, *more)
