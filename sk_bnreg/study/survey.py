@@ -161,8 +161,9 @@ class Survey:
             Of scores alone: what the schemes are made of is not kept.
         """
         rows = self._rows()
-        if not isinstance(table, str) or table not in set(rows["table"]):
-            raise ValueError(f"table must be one of {list(rows['table'].unique())}, got {table!r}.")
+        names = list(rows["table"].unique())
+        if not isinstance(table, str) or table not in names:
+            raise ValueError(f"table must be one of {names}, got {table!r}.")
         metric, rope = rows.loc[rows["table"] == table, ["metric", "rope"]].iloc[0]
         frame = self.frame[self.frame["table"] == table]
         ropes = {str(name): float(own) for name, own in frame.groupby("metric")["rope"].first().items()}
