@@ -321,8 +321,9 @@ def survey(
     >>> from sk_bnreg import survey
     >>> folder = Path(mkdtemp())
     >>> load_iris(as_frame=True).frame.to_csv(folder / "iris.csv", index=False)
-    >>> survey(folder, folder / "out", max_rows=50, n_folds=2, n_candidates=1, inner_cv=2)
-    Survey(1 table, 21 schemes)
+    >>> schemes = ["plain", "bn", "bn+l2"]
+    >>> survey(folder, folder / "out", schemes=schemes, max_rows=50, n_folds=2, n_candidates=1, inner_cv=2)
+    Survey(1 table, 3 schemes)
     """
     validate_parameter_constraints(_PARAMETERS, locals(), "survey")
     chosen_schemes(schemes, 1.0)

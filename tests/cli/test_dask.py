@@ -52,7 +52,7 @@ def test_compare_with_a_worker_killed_in_the_middle_says_the_same(mixed, call, s
 def test_survey_with_a_worker_killed_in_the_middle_finds_the_same(mixed, call, small_networks, address, kill_one):
     pd.read_csv(mixed / "mixed.csv").sample(150, random_state=0).to_csv(mixed / "some.csv", index=False)
     (mixed / "mixed.parquet").unlink()
-    arguments = (mixed, *TINY, "--rows", 100, "--seeds", 2, "--out")
+    arguments = (mixed, *TINY, "--schemes", "plain, bn, bn+l2", "--rows", 100, "--repeats", 3, "--seeds", 2, "--out")
     here = call(*arguments, mixed / "here", "--jobs", 1, command="survey")
     killing = kill_one(mixed / "there" / "some" / "networks.parquet")
     there = call(*arguments, mixed / "there", "--dask", address, command="survey")

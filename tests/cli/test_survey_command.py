@@ -2,7 +2,6 @@
 
 import os
 
-import pandas as pd
 import pytest
 from sklearn.datasets import load_diabetes
 
@@ -43,29 +42,26 @@ def test_survey_of_a_folder(folder, call, small_networks):
     assert "<h1" in (out / "survey.html").read_text()
 
 
-def test_scores_ropes_and_minutes_reach_every_table(folder, call, small_networks):
+def test_schemes_scores_ropes_and_minutes_reach_every_table(folder, call, small_networks):
     few = ("--out", folder / "out", *TINY, "--scoring", "balanced_accuracy", "--rope", 0.3, "--minutes", 1e-6)
-    done = call(folder, *few, "--jobs", 1, command="survey")
+    done = call(folder, *few, "--schemes", "plain,bn,bn+l2", "--jobs", 1, command="survey")
     assert done.returncode == 0, done.stderr
     said = words(done.stdout)
+    assert "2 tables of at most 100 rows, 3 schemes x 1 candidate x 3 inner folds in 2 outer folds x as many" in said
     assert "x as many repeats as decide it" in said
     assert "diabetes: The score 'balanced_accuracy' is not defined for this target: " in said
-    frame = pd.read_parquet(folder / "out" / "survey.parquet")
+    found = Survey.load(folder / "out" / "survey.parquet")
+    assert found.schemes == ["plain", "bn", "bn+l2"]
+    (answer,) = found.overall()
+    assert answer.question[2:] == ("bn+l2", "bn")
+    frame = found.frame
     assert set(frame["metric"]) == {"balanced_accuracy"}
     assert set(frame["rope"]) == {0.3}
     assert set(frame["repeat"]) == {0}
 
 
-def test_some_schemes_alone(folder, call, small_networks):
-    few = ("--out", folder / "out", *TINY, "--jobs", 1)
-    done = call(folder, *few, "--schemes", "plain,bn,bn+l2", command="survey")
-    assert done.returncode == 0, done.stderr
-    assert "2 tables of at most 100 rows, 3 schemes x 1 candidate x" in words(done.stdout)
-    found = Survey.load(folder / "out" / "survey.parquet")
-    assert found.schemes == ["plain", "bn", "bn+l2"]
-    (answer,) = found.overall()
-    assert answer.question[2:] == ("bn+l2", "bn")
-    done = call(folder, *few, "--schemes", "plain,bn", command="survey")
+def test_schemes_that_answer_nothing_are_refused(folder, call):
+    done = call(folder, "--out", folder / "out", *TINY, "--jobs", 1, "--schemes", "plain,bn", command="survey")
     assert done.returncode == 2
     assert "schemes must be at least 3, of which two answer a question" in words(done.stderr)
 
