@@ -63,10 +63,13 @@ def small_networks(monkeypatch):
 @pytest.fixture(scope="module")
 def dask_client():
     """Return the client of two Dask workers with two threads each, of which tests may kill one."""
+    from multiprocessing import forkserver
+
     import dask
     from distributed import Client, LocalCluster
     from processes import FORKED
 
+    forkserver.ensure_running()  # with what FORKED imports: Dask would have it import Dask alone
     # a worker that is killed is followed by another, for which this holds too
     with (
         dask.config.set({"distributed.worker.multiprocessing-method": FORKED.get_start_method()}),

@@ -11,6 +11,7 @@ FORKED.set_forkserver_preload(
         "sk_bnreg.study.survey",
         "sk_bnreg.search.tuning",
         "sk_bnreg.cli.main",
+        "sk_bnreg.engine.kernel",
         "torch._dynamo",
         "alembic.command",
         "optuna.storages._rdb.models",

@@ -64,3 +64,12 @@ def mixed(mixed_frame, tmp_path):
     mixed_frame.to_csv(tmp_path / "mixed.csv", index=False)
     mixed_frame.rename(columns={"label": "target"}).to_parquet(tmp_path / "mixed.parquet")
     return tmp_path
+
+
+@pytest.fixture
+def two_columns(mixed_frame, tmp_path):
+    """Return a file with the two columns that skrub's steps take least time for, and the target."""
+    path = tmp_path / "numbers" / "two_columns.csv"
+    path.parent.mkdir()
+    mixed_frame[["size", "new", "label"]].to_csv(path, index=False)
+    return path

@@ -76,11 +76,11 @@ def test_a_mixed_table_as_it_comes_and_what_is_saved(mixed, call, monkeypatch):
     pd.testing.assert_frame_equal(pd.read_parquet(mixed / "out" / "results.parquet"), results)
 
 
-def test_each_question_is_told_for_both_sizes_and_scores_with_what_to_do(mixed, call, small_networks):
-    done = call(mixed / "mixed.csv", *TINY, "--seeds", 4, "--out", mixed / "out")
+def test_each_question_is_told_for_both_sizes_and_scores_with_what_to_do(two_columns, tmp_path, call, small_networks):
+    done = call(two_columns, *TINY, "--seeds", 4, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "For the mean of 2 networks, by accuracy; differences within 0.01 count as none:" in done.stdout
-    results = pd.read_parquet(mixed / "out" / "results.parquet")
+    results = pd.read_parquet(tmp_path / "out" / "results.parquet")
     told = [words(paragraph) for paragraph in done.stdout.split("\n\n")]
     for question in ASKED:
         c, of_one = (judged(results, question, "accuracy", size) for size in (2, 1))
@@ -96,8 +96,8 @@ def test_each_question_is_told_for_both_sizes_and_scores_with_what_to_do(mixed, 
 
 
 @pytest.mark.parametrize("schemes", ["plain, bn+l2", "all"])
-def test_every_line_has_at_most_80_columns(call, small_networks, schemes):
-    done = call("wine", *TINY, "--schemes", schemes, "--seeds", 2, columns=80)
+def test_every_line_has_at_most_80_columns(two_columns, call, small_networks, schemes):
+    done = call(two_columns, *TINY, "--schemes", schemes, "--seeds", 2, columns=80)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
 
@@ -118,8 +118,8 @@ def test_task_target_scores_ropes_and_seed_do_what_they_say(tmp_path, call, smal
     assert scores[0] == scores[1] != scores[2]
 
 
-def test_schemes_rates_repeats_and_seeds_reach_the_study(tmp_path, call, small_networks):
-    few = ("wine", *TINY, "--repeats", 2, "--seeds", 2, "--out", tmp_path)
+def test_schemes_rates_repeats_and_seeds_reach_the_study(two_columns, tmp_path, call, small_networks):
+    few = (two_columns, *TINY, "--repeats", 2, "--seeds", 2, "--out", tmp_path)
     done = call(*few, "--schemes", "bn, bn+l2 (loss)", "--learning-rate", "fixed")
     assert done.returncode == 0, done.stderr
     networks = pd.read_parquet(tmp_path / "networks.parquet")
@@ -134,8 +134,8 @@ def test_schemes_rates_repeats_and_seeds_reach_the_study(tmp_path, call, small_n
     assert "schemes must be a mapping of names to parameters, or names from" in words(done.stderr)
 
 
-def test_when_the_time_is_up_no_repeat_begins_and_the_same_folder_goes_on(tmp_path, call, small_networks):
-    few = ("wine", "--folds", 2, "--candidates", 1, "--schemes", "l2, bn+l2", "--out", tmp_path)
+def test_when_the_time_is_up_no_repeat_begins_and_the_same_folder_goes_on(two_columns, tmp_path, call, small_networks):
+    few = (two_columns, "--folds", 2, "--candidates", 1, "--schemes", "l2, bn+l2", "--out", tmp_path)
     done = call(*few, "--minutes", 1e-6)
     assert done.returncode == 0, done.stderr
     said = words(done.stdout)
@@ -150,10 +150,10 @@ def test_when_the_time_is_up_no_repeat_begins_and_the_same_folder_goes_on(tmp_pa
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "networks.parquet").iloc[: len(before)], before)
 
 
-def test_jobs_change_nothing(call, small_networks):
+def test_jobs_change_nothing(two_columns, call, small_networks):
     tables = []
     for jobs in (1, 2):
-        done = call("wine", *TINY, "--seeds", 4, "--jobs", jobs)
+        done = call(two_columns, *TINY, "--seeds", 4, "--jobs", jobs)
         assert done.returncode == 0, done.stderr
         tables.append(done.stdout[done.stdout.index(" scheme ") :])
     assert tables[0] == tables[1]
@@ -170,34 +170,35 @@ class Grumbler(TransformerMixin, BaseEstimator):
         return X
 
 
-def test_what_transformers_warn_of_is_told_once_and_counted(call, small_networks, monkeypatch):
+def test_what_transformers_warn_of_is_told_once_and_counted(two_columns, call, small_networks, monkeypatch):
     model = make_pipeline(Grumbler(), small_networks("classification"))
     monkeypatch.setattr("sk_bnreg.study.tables.network_pipeline", lambda task: model)
-    done = call("wine", *TINY, "--schemes", "bn, bn+l2")
+    done = call(two_columns, *TINY, "--schemes", "bn, bn+l2")
     assert done.returncode == 0, done.stderr
     assert words(done.stderr) == "Warning: These rows again! (in 2 outer folds)"
     assert "again" not in done.stdout
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_ctrl_c_keeps_what_is_finished(mixed, call, small_networks, start, wait_for, jobs):
-    arguments = [mixed / "mixed.csv", "--quick", "--candidates", 1, "--schemes", "plain, bn+l2", "--seeds", 8]
-    arguments += ["--folds", 3, "--repeats", 2, "--out", mixed / "out"]
+def test_ctrl_c_keeps_what_is_finished(two_columns, tmp_path, call, small_networks, start, wait_for, jobs):
+    out = tmp_path / "out"
+    arguments = [two_columns, "--quick", "--candidates", 1, "--schemes", "plain, bn+l2", "--seeds", 4]
+    arguments += ["--folds", 3, "--repeats", 2, "--out", out]
     process = start(*arguments, "--jobs", jobs, networks="small")
-    wait_for(mixed / "out" / "networks.parquet")
+    wait_for(out / "networks.parquet")
     os.killpg(process.pid, signal.SIGINT)  # to the workers too, as a terminal does
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"What is finished is in {mixed}/out; the same command goes on from there." in words(stdout)
+    assert f"What is finished is in {out}; the same command goes on from there." in words(stdout)
     assert "Traceback" not in stderr
-    before = pd.read_parquet(mixed / "out" / "networks.parquet")
-    assert len(before) < 2 * 6 * 8
-    assert call(*arguments).returncode == 0
-    after = pd.read_parquet(mixed / "out" / "networks.parquet")
+    before = pd.read_parquet(out / "networks.parquet")
+    assert len(before) < 2 * 6 * 4
+    assert call(*arguments, "--jobs", 1).returncode == 0
+    after = pd.read_parquet(out / "networks.parquet")
     both = after.merge(before, on=["scheme", "repeat", "fold", "seed"], suffixes=("", "_before"))
     assert len(both) == len(before)
     assert (both["seconds"] == both["seconds_before"]).all()
-    assert len(after) == 2 * 6 * 8
+    assert len(after) == 2 * 6 * 4
 
 
 @pytest.mark.parametrize(
@@ -208,9 +209,9 @@ def test_ctrl_c_keeps_what_is_finished(mixed, call, small_networks, start, wait_
         (BrokenProcessPool(), "A worker died, maybe of a full memory: give it more, or take fewer rows or --jobs. "),
     ],
 )
-def test_what_befalls_the_machine_is_told_in_one_sentence(mixed, call, small_networks, monkeypatch, error, told):
+def test_what_befalls_the_machine_is_told_in_one_sentence(two_columns, tmp_path, call, small_networks, monkeypatch, error, told):
     """Here when the second fold is to be kept."""
-    arguments = (mixed / "mixed.csv", *TINY, "--schemes", "bn, bn+l2", "--seeds", 2, "--out", mixed / "out")
+    arguments = (two_columns, *TINY, "--schemes", "bn, bn+l2", "--seeds", 2, "--out", tmp_path / "out")
 
     move = os.replace
 
@@ -223,9 +224,9 @@ def test_what_befalls_the_machine_is_told_in_one_sentence(mixed, call, small_net
     done = call(*arguments)
     assert done.returncode == 2
     assert words(done.stderr).endswith(
-        f"{told}What is finished is in {mixed}/out; the same command goes on from there."
+        f"{told}What is finished is in {tmp_path}/out; the same command goes on from there."
     )
-    assert set(pd.read_parquet(mixed / "out" / "networks.parquet")["fold"]) == {0}
+    assert set(pd.read_parquet(tmp_path / "out" / "networks.parquet")["fold"]) == {0}
 
 
 @pytest.fixture(scope="module")
