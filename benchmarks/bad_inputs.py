@@ -13,12 +13,14 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
 
+import optuna  # noqa: E402
 from doors import tally  # noqa: E402
 
 AT_ONCE = 1000  # hypothesis remembers what it has drawn
 
 
 def main(n=1000, *names):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     files = sorted(set(TESTS.glob("*_doors.py")) - {TESTS / "test_doors.py"})
     doors = {
         door: path.stem.removesuffix("_doors") for path in files for door in importlib.import_module(path.stem).DOORS

@@ -39,7 +39,8 @@ def calls(pools):
 
     def values(name):
         if name in ("X", "y", "sample_weight"):
-            return st.sampled_from(sorted({"X": X_CHANGES, "y": Y_CHANGES, "sample_weight": WEIGHTS}[name]))
+            changes = sorted({"X": X_CHANGES, "y": Y_CHANGES, "sample_weight": WEIGHTS}[name])
+            return st.sampled_from([change for change in changes if change != "1e308"])  # scores of sums overflow
         odd = [value for value in ODD if not (name in COUNTS and _is_more_than(value, 9))]
         odd = [value for value in odd if not (name.startswith(("on_", "refit")) and callable(value))]  # its own errors
         odd = [value for value in odd if not (name == "n_jobs" and _is_more_than(value, 1))]  # no processes

@@ -83,6 +83,8 @@ def visitor(search, good):
         extra = {name: call.given[name] for name in ("groups", "nope") if name in call.given}
         extra |= {"sample_weight": weight} if "sample_weight" in call.given else {}
         params = good | {name: value for name, value in call.given.items() if name not in OF_FIT}
+        if params.get("random_state", 0) is None:
+            params["random_state"] = 0  # with None, numpy's random numbers are drawn from, as by scikit-learn
         yield X, y, weight
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder, chdir(folder):
             warnings.simplefilter("ignore", FitFailedWarning)  # it is what error_score asks for

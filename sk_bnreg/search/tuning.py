@@ -219,7 +219,10 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             shared = in_memory and n_jobs > 1
             study = self._open_study(f"{folder}/study.journal" if shared else self.storage, folds)
             seed = check_random_state(self.random_state).randint(2**31)
-            metric = self.refit if isinstance(self.refit, str) and not ensemble else refit_metric
+            named = (
+                callable(self.scoring) and isinstance(self.refit, str) and not ensemble
+            )  # if it gives several scores
+            metric = self.refit if named else refit_metric
             worker = Worker(self, folds, scoring, study, metric, seed)
             with _ProgressBar(study, self.n_trials, self.show_progress_bar):
                 if n_jobs == 1:
@@ -359,7 +362,8 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
                 )
             raise ValueError(f"No trial was completed, so there is no best one. {reason}")
         prefix = "split0_test_"
-        metrics = [name.removeprefix(prefix) for name in trials[0].user_attrs if name.startswith(prefix)]
+        told = {name: None for trial in trials for name in trial.user_attrs if name.startswith(prefix)}
+        metrics = [name.removeprefix(prefix) for name in told] or [self.refit]
         multimetric = metrics != ["score"]
         out, candidates = [], []
         for trial in trials:
@@ -369,11 +373,13 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             for split in range(n_splits):
                 result = {name: attrs[name][min(split, n_scored - 1)] for name in ("fit_time", "score_time")}
                 for part in ["test"] + ["train"] * self.return_train_score:
-                    scores = {
-                        metric: attrs[f"split{split}_{part}_{metric}"]
-                        if split < n_scored
-                        else np.mean([attrs[f"split{i}_{part}_{metric}"] for i in range(n_scored)])
+                    of_folds = {
+                        metric: [attrs.get(f"split{i}_{part}_{metric}", self.error_score) for i in range(n_scored)]
                         for metric in metrics
+                    }
+                    scores = {
+                        metric: of_fold[split] if split < n_scored else np.mean(of_fold)
+                        for metric, of_fold in of_folds.items()
                     }
                     result[f"{part}_scores"] = scores if multimetric else scores["score"]
                 out.append(result)

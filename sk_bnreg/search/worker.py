@@ -237,16 +237,17 @@ class Worker:
             )
             attrs["error"] = reason
         scored = next((result for result in results if not result["fit_error"]), None)
+        # a trial that failed on every fold does not know the names of several scores; `cv_results_` has those of others
+        several = self.metric != "score" if scored is None else isinstance(scored["test_scores"], dict)
+        names = ["score"] if not several else [] if scored is None else list(scored["test_scores"])
         for part in ["test"] + ["train"] * self.search.return_train_score:
-            metrics = {} if scored is None else scored[f"{part}_scores"]
-            names = metrics if isinstance(metrics, dict) and metrics else [self.metric]
             for split, result in enumerate(results):
                 scores = result[f"{part}_scores"]
                 for name in names:
                     value = scores[name] if isinstance(scores, dict) else scores
                     attrs[f"split{split}_{part}_{name}"] = float(self.search.error_score if value is None else value)
         score = float(np.mean([self._objective(result["test_scores"]) for result in results]))
-        attrs[f"mean_test_{self.metric}"] = score
+        attrs[f"mean_test_{self.metric if several else 'score'}"] = score
         if stopped_epoch is not None:
             attrs["stopped_epoch"] = stopped_epoch
         # a pruned trial has scores too, but a sampler that learns from complete ones must not take them for its best

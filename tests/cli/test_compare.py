@@ -209,7 +209,9 @@ def test_ctrl_c_keeps_what_is_finished(two_columns, tmp_path, call, small_networ
         (BrokenProcessPool(), "A worker died, maybe of a full memory: give it more, or take fewer rows or --jobs. "),
     ],
 )
-def test_what_befalls_the_machine_is_told_in_one_sentence(two_columns, tmp_path, call, small_networks, monkeypatch, error, told):
+def test_what_befalls_the_machine_is_told_in_one_sentence(
+    two_columns, tmp_path, call, small_networks, monkeypatch, error, told
+):
     """Here when the second fold is to be kept."""
     arguments = (two_columns, *TINY, "--schemes", "bn, bn+l2", "--seeds", 2, "--out", tmp_path / "out")
 

@@ -66,7 +66,9 @@ def test_survey_with_a_worker_killed_in_the_middle_finds_the_same(two_columns, c
 
 
 @pytest.mark.parametrize("command", ["compare", "survey"])
-def test_ctrl_c_ends_the_command_and_not_the_workers(two_columns, tmp_path, start, wait_for, dask_workers, address, command):
+def test_ctrl_c_ends_the_command_and_not_the_workers(
+    two_columns, tmp_path, start, wait_for, dask_workers, address, command
+):
     table, first = (two_columns, "") if command == "compare" else (two_columns.parent, "two_columns")
     settings = (*TINY, "--schemes", "plain, bn, bn+l2", "--repeats", 50, "--seeds", 2, "--dask", address)
     process = start(table, *settings, "--out", tmp_path / "out", command=command, networks="small")

@@ -1,6 +1,7 @@
 """Optuna searches that train batches of trials, against plain cross-validation of each trial's parameters."""
 
 import pickle
+import re
 
 import numpy as np
 import optuna
@@ -17,7 +18,9 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_classification, make_regression
 from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, get_scorer, make_scorer
 from sklearn.model_selection import (
+    GridSearchCV,
     GroupKFold,
     KFold,
     ShuffleSplit,
@@ -326,6 +329,26 @@ def test_several_scores(classes):
     assert called.best_score_ == called.cv_results_["mean_test_misses"].max() == called.study_.best_value
     with pytest.raises(ValueError, match="refit must name the score to optimize"):
         search(scoring=scoring, refit=False).fit(*classes)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning", "ignore:One or more of the test scores")
+@pytest.mark.parametrize("error_score", [np.nan, 0.1])
+@pytest.mark.parametrize("rates", [[0.01, 1e300], [1e300, 0.01]])
+@pytest.mark.parametrize("scoring", [None, "accuracy", make_scorer(accuracy_score), ["accuracy", "r2"], "a function"])
+def test_a_trial_that_fails_counts_as_error_score_in_each_score(classes, scoring, rates, error_score):
+    """Whichever comes first; `refit` may be text for a single score too, as in scikit-learn's searches."""
+    scorer = get_scorer("accuracy")
+    scoring = (lambda *about: {"accuracy": scorer(*about), "r2": 0.5}) if scoring == "a function" else scoring
+    options = {"scoring": scoring, "refit": "accuracy", "cv": 2, "error_score": error_score}
+    space = {"learning_rate_init": CategoricalDistribution(rates)}
+    sampler = GridSampler({"learning_rate_init": rates}, seed=0)
+    ours = StackedOptunaSearchCV(small(), space, n_trials=2, sampler=sampler, **options).fit(*classes).cv_results_
+    theirs = GridSearchCV(small(), {"learning_rate_init": [p["learning_rate_init"] for p in ours["params"]]}, **options)
+    theirs = theirs.fit(*classes).cv_results_
+    scores = [name for name in theirs if re.search("(split|mean|std|rank).*_test_", name)]
+    assert scores == [name for name in ours if re.search("(split|mean|std|rank).*_test_", name)]
+    for name in scores:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-9)
 
 
 def test_worker_processes_share_the_budget(classes):
