@@ -15,7 +15,7 @@ from sklearn.utils.validation import validate_data
 from skorch.callbacks import Callback
 from skorch.callbacks.scoring import ScoringBase
 
-from sk_bnreg.borrowed import check_sample_weight
+from sk_bnreg.borrowed import check_sample_weight, validate_parameter_constraints
 from sk_bnreg.engine.normalisation import NORMALISATIONS
 
 MOST_UNITS = 2**20  # of a layer
@@ -27,10 +27,7 @@ def check_params(network: Any) -> None:
     strengths = (
         {f"l2[{role!r}]": value for role, value in network.l2.items()} if isinstance(network.l2, Mapping) else {}
     )
-    for name, value in (params | strengths).items():
-        # a Fraction is a Real too, and an integer of a thousand digits an Integral
-        if isinstance(value, Real) and not _is_machine_number(value):
-            raise ValueError(f"{name} must be a number that 64 bits hold, got {value!r}.")
+    check_numbers(params | strengths)
     network._validate_params()
     _check_callbacks(network.callbacks or ())
     if network.solver == "lbfgs":
@@ -43,6 +40,19 @@ def check_params(network: Any) -> None:
             f"hidden_layer_sizes must be integers > 0, at most {MOST_UNITS}, got {network.hidden_layer_sizes!r}."
         )
     _check_device(network.device)
+
+
+def check_arguments(constraints: Mapping[str, Any], arguments: Mapping[str, Any], caller: str) -> None:
+    """Refuse arguments of a function that are not valid by scikit-learn's rules, or numbers without a type."""
+    check_numbers({name: value for name, value in arguments.items() if name in constraints})
+    validate_parameter_constraints(dict(constraints), dict(arguments), caller)
+
+
+def check_numbers(params: Mapping[str, Any]) -> None:
+    """Refuse numbers that numpy has no type for: a Fraction is a Real too, and an integer of a thousand digits."""
+    for name, value in params.items():
+        if isinstance(value, Real) and not _is_machine_number(value):
+            raise ValueError(f"{name} must be a number that 64 bits hold, got {value!r}.")
 
 
 def hidden_sizes(network: Any) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from sk_bnreg.borrowed import (
     scorers_of,
     warn_or_raise_about_fit_failures,
 )
-from sk_bnreg.estimators.checks import check_one_kind
+from sk_bnreg.estimators.checks import check_numbers, check_one_kind
 from sk_bnreg.search.evaluation import Folds, Scoring, candidate_of, evaluate
 from sk_bnreg.search.splits import checked_splits
 
@@ -46,6 +46,7 @@ class StackedSearch(Documented, BaseSearchCV):
         self : object
             The search, fitted.
         """
+        check_numbers(self.get_params(deep=False))
         self._validate_params()
         scorer, refit_metric = self._get_scorers()
         X, y = indexable(X, y)

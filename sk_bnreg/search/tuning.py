@@ -372,7 +372,7 @@ refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
             n_scored = len(attrs["n_iter"])
             for split in range(n_splits):
                 result = {name: attrs[name][min(split, n_scored - 1)] for name in ("fit_time", "score_time")}
-                for part in ["test"] + ["train"] * self.return_train_score:
+                for part in ("test", "train") if self.return_train_score else ("test",):
                     of_folds = {
                         metric: [attrs.get(f"split{i}_{part}_{metric}", self.error_score) for i in range(n_scored)]
                         for metric in metrics

@@ -240,7 +240,7 @@ class Worker:
         # a trial that failed on every fold does not know the names of several scores; `cv_results_` has those of others
         several = self.metric != "score" if scored is None else isinstance(scored["test_scores"], dict)
         names = ["score"] if not several else [] if scored is None else list(scored["test_scores"])
-        for part in ["test"] + ["train"] * self.search.return_train_score:
+        for part in ("test", "train") if self.search.return_train_score else ("test",):
             for split, result in enumerate(results):
                 scores = result[f"{part}_scores"]
                 for name in names:

@@ -21,10 +21,9 @@ from sk_bnreg.borrowed import (
     StrOptions,
     check_sample_weight,
     num_samples,
-    validate_parameter_constraints,
 )
 from sk_bnreg.engine.roles import l2_by_role
-from sk_bnreg.estimators.checks import check_one_kind, check_params
+from sk_bnreg.estimators.checks import check_arguments, check_numbers, check_one_kind, check_params
 from sk_bnreg.estimators.pipelines import fit_parameter, network_in
 from sk_bnreg.search.evaluation import Folds, attempt
 from sk_bnreg.search.grid import StackedGridSearchCV
@@ -198,7 +197,7 @@ def compare_schemes(
     ['plain', 'l2', 'bn', 'bn+l2', 'bn+l2+gamma+beta']
     """
     started = time.monotonic()
-    validate_parameter_constraints(PARAMETERS, locals(), "compare_schemes")
+    check_arguments(PARAMETERS, locals(), "compare_schemes")
     sample_weight = _checked_rows(X, y, groups, sample_weight)
     schemes, ropes = _checked(estimator, schemes, learning_rate, scoring, rope)
     _check_folds_and_budgets(inner_cv, budgets)
@@ -329,6 +328,7 @@ def _check_folds_and_budgets(inner_cv: Any, budgets: Sequence[float]) -> None:
     n_folds, failure = attempt(n_folds_of, inner_cv)
     if failure is not None or n_folds < 2:
         raise ValueError(f"inner_cv must be a splitter with at least 2 folds on any rows, got {inner_cv!r}.")
+    check_numbers({f"budgets[{i}]": budget for i, budget in enumerate(budgets)})
     if not len(budgets) or not all(isinstance(budget, Real) and 0 <= budget < np.inf for budget in budgets):
         raise ValueError(f"budgets must be one or more finite numbers, none negative, got {budgets}.")
 

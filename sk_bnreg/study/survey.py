@@ -15,7 +15,8 @@ import joblib
 import pandas as pd
 from joblib.parallel import get_active_backend
 
-from sk_bnreg.borrowed import Interval, validate_parameter_constraints
+from sk_bnreg.borrowed import Interval
+from sk_bnreg.estimators.checks import check_arguments
 from sk_bnreg.estimators.networks import BNMLPClassifier
 from sk_bnreg.search.evaluation import as_they_come, attempt
 from sk_bnreg.stats.folds import WORDS, holm
@@ -325,7 +326,7 @@ def survey(
     >>> survey(folder, folder / "out", schemes=schemes, max_rows=50, n_folds=2, n_candidates=1, inner_cv=2)
     Survey(1 table, 3 schemes)
     """
-    validate_parameter_constraints(_PARAMETERS, locals(), "survey")
+    check_arguments(_PARAMETERS, locals(), "survey")
     chosen_schemes(schemes, 1.0)
     paths = table_paths(folder)
     settings = {

@@ -1,11 +1,14 @@
 """What searches refuse."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from calls import tiny
+from optuna.distributions import FloatDistribution
 from sklearn.exceptions import FitFailedWarning
 
-from sk_bnreg import StackedGridSearchCV
+from sk_bnreg import StackedGridSearchCV, StackedOptunaSearchCV
 
 X = np.random.default_rng(0).normal(size=(40, 3))
 y = (X[:, 0] > 0).astype(int)
@@ -45,3 +48,16 @@ def test_a_candidate_that_no_network_can_be_counts_as_error_score_says(name, val
 def test_words_with_other_things_among_them_are_no_target(other, said):
     with pytest.raises(ValueError, match=f"y must {said}"):
         StackedGridSearchCV(tiny(), {}).fit(X, np.array(["a", other] * 20, dtype=object))
+
+
+@pytest.mark.parametrize("name", ["error_score", "timeout"])
+@pytest.mark.parametrize("number", [Fraction(1, 3), 10**400])
+def test_numbers_that_numpy_has_no_type_for_are_refused(name, number):
+    search = StackedOptunaSearchCV(tiny(), {"l2": FloatDistribution(0.1, 1)}, n_trials=1, **{name: number})
+    with pytest.raises(ValueError, match=f"{name} must be a number that 64 bits hold, got "):
+        search.fit(X, y)
+
+
+def test_numpys_truth_is_truth():
+    search = StackedOptunaSearchCV(tiny(), {"l2": FloatDistribution(0.1, 1)}, n_trials=1, return_train_score=np.True_)
+    assert len(search.fit(X, y).cv_results_["mean_train_score"]) == 1

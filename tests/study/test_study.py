@@ -1,5 +1,7 @@
 """compare_schemes against a plain nested loop, and what it must never do."""
 
+from fractions import Fraction
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -269,6 +271,8 @@ def test_interaction_is_the_difference_of_differences(table):
         ({"cv": [(np.arange(10), np.arange(10, 20))]}, "cv must give at least 2 outer folds, got 1"),
         ({"schemes": {"bn": {}}}, "schemes must be at least 2, got 1"),
         ({"rope": 0.0}, "'rope' parameter of compare_schemes must be .*Got 0.0"),
+        ({"minutes": Fraction(1, 3)}, "minutes must be a number that 64 bits hold, got Fraction"),
+        ({"budgets": (0, 10**400)}, r"budgets\[1\] must be a number that 64 bits hold, got 100"),
         ({"scoring": "acuracy"}, "scoring must be a score in .* got 'acuracy'"),
         ({"cv": LeaveOneOut(), "scoring": "roc_auc"}, "The score roc_auc is not defined on 1 rows of a fold"),
     ],
