@@ -10,7 +10,15 @@ import pytest
 import search_doors
 import study_doors
 from doors import Door, judge, tally
-from estimator_doors import WORDS, Case, visit_fit, visit_fit_with_validation, visit_partial_fit, visit_warm_start
+from estimator_doors import (
+    WORDS,
+    Case,
+    visit_budget,
+    visit_fit,
+    visit_fit_with_validation,
+    visit_partial_fit,
+    visit_warm_start,
+)
 from hypothesis import strategies as st
 from model_doors import visit_load, visit_save, visit_stack
 from sklearn.utils import check_array
@@ -113,6 +121,7 @@ def _stack(form="one", rows="none", hook="none", stranger=""):
         (_fit("regressor", "numbers", params={"hidden_layer_sizes": (2**20, 2**20)}), "set one of them lower"),
         (_fit("classifier", "binary", params={"epsilon": 10**400}), "epsilon must be a number that 64 bits hold"),
         (_fit("classifier", "binary", params={"l2": {"weights": 10**400}}), "that 64 bits hold"),
+        ((visit_budget, ("classifier", [], 10**400, 40)), "budget must be a finite number >= 0"),
         (_fit("classifier", "binary", params={"l2": np.float32(0.5)}), ""),
         (_fit("classifier", "binary", params={"n_ensemble": 2**62}), "'n_ensemble' parameter"),
         (_fit("classifier", "binary", params={"device": "1e3"}), "device must be one that torch can use"),
@@ -165,7 +174,7 @@ def _stack(form="one", rows="none", hook="none", stranger=""):
 )  # fmt: skip
 def test_what_used_to_fail_in_another_s_words(visit_and_case, said):
     visit, case = visit_and_case
-    words = WORDS | {"estimators", "rows", "on_epoch_end", "path"}
+    words = WORDS | {"estimators", "rows", "on_epoch_end", "path", "budget"}
     outcome, why = judge(Door("named", st.none(), visit, words), case)
     assert outcome == ("refused" if said else "right"), why
     assert said in why

@@ -20,7 +20,7 @@ from sk_bnreg.engine.roles import ROLES
 from sk_bnreg.engine.rows import batch_bounds
 from sk_bnreg.engine.solvers import L2_MODES, LEARNING_RATES, SOLVERS
 from sk_bnreg.engine.tasks import DIVERGED, train_tasks
-from sk_bnreg.estimators.checks import check_params, check_table
+from sk_bnreg.estimators.checks import check_params, check_table, is_number
 from sk_bnreg.estimators.preparation import (
     DTYPES,
     adopt,
@@ -233,7 +233,7 @@ class BaseBNMLP(NamesOnce, Documented, CallbackSupportMixin, MultiOutputMixin, B
         0.5
         """
         check_params(self)
-        if not isinstance(budget, Real) or not 0 <= budget < np.inf:
+        if not is_number(budget) or not 0 <= budget < np.inf:
             raise ValueError(f"budget must be a finite number >= 0, got {budget!r}.")
         if not isinstance(n_samples, Integral) or not 1 <= n_samples < 2**63:
             raise ValueError(f"n_samples must be a number of rows, at least 1, got {n_samples!r}.")

@@ -51,7 +51,7 @@ def check_arguments(constraints: Mapping[str, Any], arguments: Mapping[str, Any]
 def check_numbers(params: Mapping[str, Any]) -> None:
     """Refuse numbers that numpy has no type for: a Fraction is a Real too, and an integer of a thousand digits."""
     for name, value in params.items():
-        if isinstance(value, Real) and not _is_machine_number(value):
+        if isinstance(value, Real) and not is_number(value):
             raise ValueError(f"{name} must be a number that 64 bits hold, got {value!r}.")
 
 
@@ -67,7 +67,8 @@ def hidden_sizes(network: Any) -> tuple[int, ...]:
     return tuple(int(size) if isinstance(size, Integral) else 0 for size in sizes)
 
 
-def _is_machine_number(value: Real) -> bool:
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a number that numpy has a type for."""
     return isinstance(value, float | np.number) or (isinstance(value, int) and abs(value) < 2**63)
 
 

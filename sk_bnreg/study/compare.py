@@ -23,7 +23,7 @@ from sk_bnreg.borrowed import (
     num_samples,
 )
 from sk_bnreg.engine.roles import l2_by_role
-from sk_bnreg.estimators.checks import check_arguments, check_numbers, check_one_kind, check_params
+from sk_bnreg.estimators.checks import check_arguments, check_one_kind, check_params, is_number
 from sk_bnreg.estimators.pipelines import fit_parameter, network_in
 from sk_bnreg.search.evaluation import Folds, attempt
 from sk_bnreg.search.grid import StackedGridSearchCV
@@ -299,7 +299,7 @@ def _checked(
         name = metric_name(estimator, score)
         own = rope.get(name) if isinstance(rope, Mapping) else rope
         ropes[name] = default_rope(score) if own is None else own
-        if not isinstance(ropes[name], Real) or not 0 < ropes[name] < np.inf:
+        if not is_number(ropes[name]) or not 0 < ropes[name] < np.inf:
             raise ValueError(f"rope must be greater than 0, got {ropes[name]!r}.")
     if not ropes or len(ropes) < len(_listed(scoring)):
         raise ValueError(f"scoring must name at least one score, and each once, got {scoring!r}.")
@@ -328,8 +328,7 @@ def _check_folds_and_budgets(inner_cv: Any, budgets: Sequence[float]) -> None:
     n_folds, failure = attempt(n_folds_of, inner_cv)
     if failure is not None or n_folds < 2:
         raise ValueError(f"inner_cv must be a splitter with at least 2 folds on any rows, got {inner_cv!r}.")
-    check_numbers({f"budgets[{i}]": budget for i, budget in enumerate(budgets)})
-    if not len(budgets) or not all(isinstance(budget, Real) and 0 <= budget < np.inf for budget in budgets):
+    if not len(budgets) or not all(is_number(budget) and 0 <= budget < np.inf for budget in budgets):
         raise ValueError(f"budgets must be one or more finite numbers, none negative, got {budgets}.")
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sk_bnreg.search.evaluation import attempt
+from sk_bnreg.estimators.checks import is_number
 from sk_bnreg.stats.folds import Contrast, contrast, holm
 from sk_bnreg.stats.looks import MOST_REPEATS, outlook, seed_deviation
 from sk_bnreg.study import tried
@@ -104,7 +104,7 @@ class SchemeComparison:
 
     def __post_init__(self) -> None:
         for name, value in (("rope", self.rope), ("test_ratio", self.test_ratio)):
-            if not isinstance(value, Real) or not 0 < (attempt(float, value)[0] or 0) < np.inf:
+            if not is_number(value) or not 0 < value < np.inf:
                 raise ValueError(f"{name} must be greater than 0, got {value!r}.")
         if not isinstance(self.metric, str) or not isinstance(self.n_networks, Integral):
             raise TypeError(f"metric must be a name, n_networks a number, got {self.metric!r}, {self.n_networks!r}.")

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from math import inf
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from sk_bnreg.engine.normalisation import NORMALISATIONS, Kind
 from sk_bnreg.engine.roles import l2_by_role, lacking_roles
+from sk_bnreg.estimators.checks import is_number
 
 _PENALTIES = {"none": "", "weights": "l2", "weights+gamma+beta": "l2+gamma+beta", "all": "l2+all"}
 
@@ -117,6 +118,6 @@ def checked_schemes(schemes: Mapping[str, Mapping[str, Any]] | Sequence[str]) ->
             raise ValueError(
                 f"The l2 of scheme {name!r} must follow a scheme of this study whose l2 is tuned, got {l2.scheme!r}."
             )
-        if not isinstance(l2.factor, Real) or not 0 <= l2.factor < inf:
+        if not is_number(l2.factor) or not 0 <= l2.factor < inf:
             raise ValueError(f"The l2 of scheme {name!r} must have a factor of 0 or more, got {l2.factor!r}.")
     return dict(schemes)
