@@ -8,6 +8,7 @@ from functools import partial
 from itertools import count
 from threading import local
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -17,9 +18,11 @@ from threadpoolctl import ThreadpoolController
 
 CACHE_LINE = 64  # bytes
 _left = local()  # to workers, by the thread that `threads_left_to_workers` runs in
+_at_work: "WeakSet[Workers]" = WeakSet()  # in this process, of trainings beside one another
 
-if hasattr(os, "register_at_fork"):  # torch's own threads are not there after a fork, and it would wait for them
+if hasattr(os, "register_at_fork"):  # other threads are not there after a fork: torch would wait for its own
     os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+    os.register_at_fork(after_in_child=_at_work.clear)
 
 
 class Team(NamedTuple):
@@ -117,12 +120,14 @@ def _n_threads() -> int:
 class Workers:
     """A context with as many threads as torch may use; they change nothing outside themselves.
 
-    They are no more than the cores that a container or a batch job gives to the process, which torch doesn't know.
-    They are made for one training and end with it, so that a process can fork at any other time.
+    They are no more than the cores that a container or a batch job gives to the process, which torch doesn't know, and
+    of trainings beside one another, in threads of the user's, each has a share. They are made for one training and end
+    with it, so that a process can fork at any other time.
     """
 
     def __enter__(self) -> "Workers":
-        self.n_threads = min(_n_threads(), cpu_count())
+        _at_work.add(self)
+        self.n_threads = max(1, min(_n_threads(), cpu_count()) // len(_at_work))
         self.rooms = [Room() for _ in range(self.n_threads)]
         self.stop = np.zeros(1, np.int64)
         # numbers below 1e-38 are 0 in these threads: arithmetic with them is a hundred times slower
@@ -130,6 +135,7 @@ class Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
+        _at_work.discard(self)
         self.threads.shutdown()
 
     def do(self, jobs: Sequence[Job]) -> None:
