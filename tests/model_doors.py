@@ -200,8 +200,9 @@ def visit_stack(question):
     assert stack is estimators
     for network in stack:
         if hasattr(network, "nets_"):
-            assert np.isfinite(outputs(network, X)).all()
-            if rows == "none" and hook in ("none", "watch"):
+            shown = given[0] if form == "short list" else X  # a list of one row is a table
+            assert np.isfinite(outputs(network, shown)).all()
+            if form != "short list" and rows == "none" and hook in ("none", "watch"):
                 check_network(network, X, y, weight)
 
 
@@ -409,7 +410,7 @@ ABOUT_MODELS = WORDS | {"estimator", "estimators", "path"}
 OF_STACKS = WORDS | {"estimators", "rows", "monitor_rows", "on_epoch_end"}
 DIAGNOSES = st.tuples(
     st.sampled_from(NAMES), st.sampled_from(["", "", *sorted(X_CHANGES)]), st.sampled_from([30, 2, 1])
-)
+).filter(lambda case: case[:2] != ("pipeline", "equal names"))  # skrub refuses them in words of its own
 SAVES = st.tuples(st.sampled_from(NAMES), st.sampled_from(PATHS))
 GRAPHS = st.tuples(
     st.sampled_from(NAMES), st.sampled_from(["none", "none", "", "float32", *sorted(X_CHANGES)][:2] + sorted(X_CHANGES))

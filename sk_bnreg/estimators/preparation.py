@@ -131,6 +131,8 @@ def make_task(
     if weight is not None:
         index = index[weight[index] > 0]
         weight = weight[index]
+        if not len(index):
+            raise ValueError("sample_weight must be above 0 for at least one of the rows to train on, got 0 for all.")
     if resumed is None:
         network.__dict__.pop("nets_", None)  # if this training fails, nothing is fitted
         _learn_target(network, y[index], weight, classes, final=epochs is None)
@@ -305,7 +307,10 @@ class _Checked:
         return self.rows(as_table(X_val, self.network.device), np.arange(X_val.shape[0]), y_val, weight)
 
     def monitor(self, table: Table, y: NDArray[Any], index: Any, other: tuple[Any, Any] | None) -> Rows | None:
-        """Collect rows to report on, but for those of a class that training did not see; nothing weighs them."""
+        """Collect rows to report on, but for those of a class that training did not see; nothing weighs them.
+
+        None if there are no others.
+        """
         if other is not None:
             X, y = other
             key = self._key(X)
@@ -317,7 +322,7 @@ class _Checked:
         if index is None:
             return None
         index = index[self.network.target_.is_known(y[index])]
-        return self._rows(table, index, y[index], None)
+        return self._rows(table, index, y[index], None) if len(index) else None
 
     def _key(self, X: Any) -> tuple[int, str, str]:
         return id(X), self.network.dtype, str(self.network.device)

@@ -6,6 +6,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sk_bnreg.engine.solvers import SOLVERS
+from sk_bnreg.estimators.checks import check_params
 from sk_bnreg.estimators.pipelines import network_in
 
 PRESETS = ("regularization", "default", "wide")
@@ -50,6 +51,7 @@ def search_space(estimator: Any, preset: str = "default") -> dict[str, BaseDistr
             "estimator must be a BNMLPClassifier or BNMLPRegressor, or a Pipeline or TransformedTargetRegressor that "
             f"ends in one, got {estimator!r}."
         )
+    check_params(network)
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"preset must be one of {PRESETS}, got {preset!r}.")
     solver = SOLVERS[network.solver]

@@ -84,7 +84,7 @@ class Worker:
             By number of a trial that went through all folds, what it predicted in each, if that is wanted.
         """
         search, study = self.search, self.study
-        deadline = np.inf if search.timeout is None else time.monotonic() + search.timeout
+        deadline = np.inf if search.timeout is None else time.monotonic() + float(search.timeout)
         if number and search.sampler is not None:
             study.sampler.reseed_rng()
         with optimizing(study) as stopped, TrialQueue(study, search.n_trials, search.heartbeat_interval) as queue:

@@ -328,7 +328,11 @@ def _check_folds_and_budgets(inner_cv: Any, budgets: Sequence[float]) -> None:
     n_folds, failure = attempt(n_folds_of, inner_cv)
     if failure is not None or n_folds < 2:
         raise ValueError(f"inner_cv must be a splitter with at least 2 folds on any rows, got {inner_cv!r}.")
-    if not len(budgets) or not all(is_number(budget) and 0 <= budget < np.inf for budget in budgets):
+    if (
+        getattr(budgets, "ndim", 1) != 1
+        or not len(budgets)
+        or not all(is_number(budget) and 0 <= budget < np.inf for budget in budgets)
+    ):
         raise ValueError(f"budgets must be one or more finite numbers, none negative, got {budgets}.")
 
 

@@ -85,11 +85,13 @@ def candidates_of_search(search: Any) -> tuple[Iterator[Tried], Any, str]:
     Raises
     ------
     ValueError
-        If it has several scores and `refit` names none.
+        If it has several scores and `refit` names none, or only one fold.
     NotFittedError
     """
     if not hasattr(search, "cv_results_"):
         raise NotFittedError(f"search must be a fitted GridSearchCV or RandomizedSearchCV, got {search!r}.")
+    if search.n_splits_ < 2:
+        raise ValueError(f"search must have scores of at least 2 folds, got {search.n_splits_}.")
     results, scoring = search.cv_results_, search.scoring
     name, metric = "score", ""
     if search.multimetric_:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from calls import tiny
 from optuna.distributions import FloatDistribution
+from optuna.pruners import MedianPruner
 from sklearn.exceptions import FitFailedWarning
+from sklearn.model_selection import KFold
 
-from sk_bnreg import StackedGridSearchCV, StackedOptunaSearchCV
+from sk_bnreg import StackedGridSearchCV, StackedOptunaSearchCV, fit_stack, search_space
 
 X = np.random.default_rng(0).normal(size=(40, 3))
 y = (X[:, 0] > 0).astype(int)
@@ -56,6 +58,24 @@ def test_numbers_that_numpy_has_no_type_for_are_refused(name, number):
     search = StackedOptunaSearchCV(tiny(), {"l2": FloatDistribution(0.1, 1)}, n_trials=1, **{name: number})
     with pytest.raises(ValueError, match=f"{name} must be a number that 64 bits hold, got "):
         search.fit(X, y)
+
+
+def test_a_search_space_of_no_network_is_refused():
+    with pytest.raises(ValueError, match="'solver' parameter of BNMLPClassifier must be"):
+        search_space(tiny().set_params(solver="x"))
+
+
+def test_folds_of_classes_that_training_did_not_see_are_pruned_by_nothing():
+    """Each fold's test rows are one class, and all of it: no loss can be reported, as no network knows it."""
+    table, labels = np.random.default_rng(0).normal(size=(60, 3)), np.repeat([0, 1, 2], 20)
+    space, options = {"l2": FloatDistribution(0.1, 1)}, {"n_trials": 3, "cv": KFold(3), "random_state": 0}
+    search = StackedOptunaSearchCV(tiny(), space, pruner=MedianPruner(n_startup_trials=1), **options)
+    assert [trial.value for trial in search.fit(table, labels).study_.trials] == [0.0] * 3
+
+
+def test_weights_of_0_for_all_rows_of_a_fold_are_refused():
+    with pytest.raises(ValueError, match="sample_weight must be above 0 for at least one of the rows to train on"):
+        fit_stack([tiny()], X, y, sample_weight=np.arange(40) // 20, rows=[HALF])
 
 
 def test_numpys_truth_is_truth():

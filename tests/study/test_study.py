@@ -273,6 +273,7 @@ def test_interaction_is_the_difference_of_differences(table):
         ({"rope": 0.0}, "'rope' parameter of compare_schemes must be .*Got 0.0"),
         ({"minutes": Fraction(1, 3)}, "minutes must be a number that 64 bits hold, got Fraction"),
         ({"budgets": (0, 10**400)}, "budgets must be one or more finite numbers, none negative, got"),
+        ({"budgets": np.array(1)}, "budgets must be one or more finite numbers, none negative, got 1"),
         ({"scoring": "acuracy"}, "scoring must be a score in .* got 'acuracy'"),
         ({"cv": LeaveOneOut(), "scoring": "roc_auc"}, "The score roc_auc is not defined on 1 rows of a fold"),
     ],
