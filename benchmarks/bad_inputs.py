@@ -1,17 +1,21 @@
 """Cases at the public doors, most of them bad: right, refused in clear words, or wrong.
 
-python benchmarks/bad_inputs.py [N] [NAME ...]
+python benchmarks/bad_inputs.py [--seed 0] [N] [NAME ...]
 
 N cases (1,000 unless given) of every door in tests/*_doors.py, or of the doors and files named ("fit", "estimator");
-tests/doors.py says what is wrong. Of the wrong ones the first of each kind is shown, with how many there are.
+another seed draws others. tests/doors.py says what is wrong. Of the wrong ones the first of each kind is shown, with
+how many there are.
 """
 
+import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
+os.environ["MPLBACKEND"] = "Agg"  # with the first figure matplotlib notes which it takes
 
 import optuna  # noqa: E402
 from doors import tally  # noqa: E402
@@ -19,7 +23,7 @@ from doors import tally  # noqa: E402
 AT_ONCE = 1000  # hypothesis remembers what it has drawn
 
 
-def main(n=1000, *names):
+def main(seed, n, names):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     files = sorted(set(TESTS.glob("*_doors.py")) - {TESTS / "test_doors.py"})
     doors = {
@@ -30,7 +34,7 @@ def main(n=1000, *names):
     for door, file in doors.items():
         if names and not {door.name, file} & set(names):
             continue
-        results = [tally(door, min(AT_ONCE, n - start), start) for start in range(0, n, AT_ONCE)]
+        results = [tally(door, min(AT_ONCE, n - start), seed * 10**6 + start) for start in range(0, n, AT_ONCE)]
         counts = {key: sum(result.counts[key] for result in results) for key in ("right", "refused", "wrong")}
         show(door.name, {"cases": sum(counts.values()), **counts})
         total = {key: total[key] + value for key, value in {"cases": sum(counts.values()), **counts}.items()}
@@ -48,4 +52,8 @@ def show(name, counts):
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]), *sys.argv[2:])
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("n", type=int, nargs="?", default=1000)
+    asked.add_argument("names", nargs="*")
+    main(**vars(asked.parse_args()))

@@ -84,7 +84,11 @@ def chosen_schemes(names: Sequence[str] | None, learning_rate_init: float) -> di
     if names is None:
         return own
     known = SCHEMES | own
-    if isinstance(names, str) or not all(isinstance(name, str) and name in known for name in names):
+    if (
+        isinstance(names, str)
+        or getattr(names, "ndim", 1) != 1
+        or not all(isinstance(name, str) and name in known for name in names)
+    ):
         raise ValueError(f"schemes must be names from {list(known)}, got {names!r}.")
     if len(set(names)) < 3 or not asked_of(names):
         raise ValueError(
