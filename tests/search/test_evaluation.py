@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sk_bnreg import BNMLPClassifier, StackedGridSearchCV
-from sk_bnreg.search.evaluation import Folds, Scoring, evaluate
+from sk_bnreg.search.evaluation import Folds, Scoring, attempt, evaluate, message_of
 
 RATES = [{"net__learning_rate_init": rate} for rate in (0.01, 0.03, 0.1, 0.3)]
 
@@ -217,6 +217,14 @@ def test_results_are_told_as_they_come(folds, monkeypatch):
     estimator = Pipeline([("scale", Telling()), ("net", small())])
     evaluate(estimator, RATES, folds, Scoring(accuracy), on_results=lambda results: events.append(len(results)))
     assert events == ["fit", 4] * 3
+
+
+def test_the_message_of_a_traceback_is_what_the_error_says():
+    def fail(message):
+        raise ValueError(message)
+
+    for message in ("one line", "two lines,\n  the second further in"):
+        assert message_of(attempt(fail, message)[1].traceback) == f"ValueError: {message}"
 
 
 @pytest.mark.parametrize("here", [False, True])

@@ -181,6 +181,7 @@ def test_signed_rank_mirrors_and_repeats():
 def test_words_across_tables(shift, width, word):
     result = signed_rank(np.linspace(-width, width, 10) + shift, rope=0.1)
     assert result.verdict == word
+    assert result.summary().startswith(f"Median difference {result.median:+z.4f} over 10 tables, Wilcoxon p = ")
     assert result.summary().endswith(f"with rope 0.1: {word}.")
 
 
@@ -256,3 +257,6 @@ def test_two_schemes_and_missing_scores_are_refused():
         ranking(ROUNDING[["round out", "wide angle"]])
     with pytest.raises(ValueError, match="a finite number for every table and scheme"):
         ranking(ROUNDING.mask(ROUNDING > 6))
+    for other in (ROUNDING.astype(str), ROUNDING.set_axis(["a", "a", "b"], axis=1)):
+        with pytest.raises(ValueError, match="columns of numbers, each with a name of its own"):
+            ranking(other)
