@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
@@ -133,11 +133,11 @@ class Survey:
     @property
     def rope(self) -> float:
         """Differences smaller than this do not matter."""
-        return float(self._rows()["rope"].iloc[0])
+        return float(self._rows["rope"].iloc[0])
 
     def tables(self) -> pd.DataFrame:
         """Return a row per table: task, metric, rows (in the file, and used), columns, folds and network fits."""
-        by = self._rows().groupby("table", sort=False)
+        by = self._rows.groupby("table", sort=False)
         tables = by[["task", "metric", "n_rows", "n_used", "n_features"]].first()
         fold = ["table", "repeat", "fold"]
         # a fold that got more seeds has rows of each time
@@ -147,7 +147,7 @@ class Survey:
 
     def scores(self) -> pd.DataFrame:
         """Return mean scores, tables by schemes."""
-        return self._rows().pivot_table(index="table", columns="scheme", values="score", sort=False)[self.schemes]
+        return self._rows.pivot_table(index="table", columns="scheme", values="score", sort=False)[self.schemes]
 
     def comparison(self, table: str) -> SchemeComparison:
         """Return the comparison on one table.
@@ -161,7 +161,7 @@ class Survey:
         SchemeComparison
             Of scores alone: what the schemes are made of is not kept.
         """
-        rows = self._rows()
+        rows = self._rows
         names = list(rows["table"].unique())
         if not isinstance(table, str) or table not in names:
             raise ValueError(f"table must be one of {names}, got {table!r}.")
@@ -251,6 +251,7 @@ class Survey:
         n_networks = int(frame["n_networks"].max()) if "n_networks" in frame else 1
         return cls(frame, about["settings"], about["skipped"], n_networks)
 
+    @cached_property
     def _rows(self) -> pd.DataFrame:
         """Return the rows of `frame` that count: one score of each table, one number of networks."""
         rows = self.frame
