@@ -128,6 +128,7 @@ def _stack(form="one", rows="none", hook="none", stranger=""):
         (_fit("classifier", "binary", params={"device": "meta"}), "device must be one that torch can use"),
         (_fit("classifier", "binary", params={"callbacks": (4, 0)}), "callbacks must be skorch callbacks"),
         (_fit("classifier", "binary", params={"class_weight": {0: -1.0}}), "class_weight must be finite"),
+        (_fit("classifier", "words", params={"class_weight": {0: 1.0}}, y="dates"), "class_weight must be None or"),
         (_fit("classifier", "binary", X="equal names"), "several are called same"),
         (_fit("classifier", "binary", X="a column of words"), "but c0 can't be made numbers"),
         (_fit("classifier", "binary", X="a column of dates"), "but c0 can't be made numbers"),

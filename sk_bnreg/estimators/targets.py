@@ -86,7 +86,13 @@ class ClassTarget:
         if self.multilabel and class_weight == "balanced":
             class_weight = [_balanced(label, weight) for label in y.T]
         if not self.multilabel:
-            by_class = compute_class_weight(class_weight, classes=self.classes, y=y, sample_weight=weight)
+            try:
+                by_class = compute_class_weight(class_weight, classes=self.classes, y=y, sample_weight=weight)
+            except TypeError as error:  # scikit-learn looks up classes as numbers or text
+                raise ValueError(
+                    f"class_weight must be None or 'balanced' for classes that are neither numbers nor text, such as "
+                    f"{self.classes[0]!r}, got {class_weight!r}."
+                ) from error
 
         def weigh(y: NDArray[Any], weight: Any) -> Any:
             by_row = compute_sample_weight(class_weight, y) if by_class is None else by_class[self._numbers(y)]

@@ -290,7 +290,8 @@ def _checked(
     for name, params in found.items():
         _, failure = attempt(_check_scheme, network, params)
         if failure is not None:
-            raise ValueError(f"No network can have the parameters of scheme {name!r}: {failure.raised}")
+            reason = str(failure.raised).rstrip(".")
+            raise ValueError(f"No network can have the parameters of scheme {name!r} in schemes: {reason}.")
     names = [metric_name(estimator, score) for score in _listed(scoring)]
     if isinstance(rope, Mapping) and not rope.keys() <= set(names):
         raise ValueError(f"rope must have names of the scores {names} as keys, got {list(rope)}.")

@@ -270,6 +270,10 @@ def test_interaction_is_the_difference_of_differences(table):
         ({"minutes": 0}, "'minutes' parameter of compare_schemes must be a float in the range .*Got 0"),
         ({"cv": [(np.arange(10), np.arange(10, 20))]}, "cv must give at least 2 outer folds, got 1"),
         ({"schemes": {"bn": {}}}, "schemes must be at least 2, got 1"),
+        (
+            {"schemes": {"bn": {1: 2}, "plain": {}}},
+            "No network can have .* scheme 'bn' in schemes: keywords .* strings\\.$",
+        ),
         ({"rope": 0.0}, "'rope' parameter of compare_schemes must be .*Got 0.0"),
         ({"minutes": Fraction(1, 3)}, "minutes must be a number that 64 bits hold, got Fraction"),
         ({"budgets": (0, 10**400)}, "budgets must be one or more finite numbers, none negative, got"),
