@@ -150,6 +150,9 @@ def _stack(form="one", rows="none", hook="none", stranger=""):
                                           validation=("X", "tuple"))), "y has classes"),
         ((visit_fit_with_validation, Case("classifier", "words", 30, 3, validation=("y", "two columns"))),
          "y must have 1"),
+        ((visit_warm_start, (Case("classifier", "labels", 7, 3),
+                             Case("classifier", "labels", 12, 3, 3, {"class_weight": "balanced"}, y="tuples"))),
+         "y must have 3 columns as in the first fit, got 1"),
         ((visit_warm_start, (Case("classifier", "binary", 12, 3), Case("classifier", "binary", 12, 2))), "features"),
         (
             (visit_partial_fit, (Case("classifier", "binary", 9, 3), "nan", Case("classifier", "binary", 9, 3))),

@@ -83,6 +83,7 @@ class ClassTarget:
     def weigher(self, class_weight: Any, y: NDArray[Any], weight: Any) -> Callable[[NDArray[Any], Any], Any]:
         """Return what gives rows their weights, those of their classes in them, as these training rows determine."""
         by_class = None
+        _check_columns(y, len(self.classes) if self.multilabel else 1)  # a fit that goes on may be given others
         if self.multilabel and class_weight == "balanced":
             class_weight = [_balanced(label, weight) for label in y.T]
         if not self.multilabel:

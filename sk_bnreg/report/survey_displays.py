@@ -75,7 +75,7 @@ class CriticalDifferenceDisplay(Display):
         if not isinstance(alpha, Real) or not 0 < alpha < 1:
             raise ValueError(f"alpha must be a number between 0 and 1, got {alpha!r}.")
         found = ranking(scores.rename(columns=str))
-        return cls(found.mean_ranks, found.pairs, found.n_tables, alpha=alpha).plot(ax)
+        return cls(found.mean_ranks, found.pairs, found.n_tables, alpha=float(alpha)).plot(ax)
 
     def frame(self):
         """Return the mean ranks and the p-value of each pair, a row per scheme."""
