@@ -43,6 +43,7 @@ def calls(pools):
             return st.sampled_from([change for change in changes if change != "1e308"])  # scores of sums overflow
         odd = [value for value in ODD if not (name in COUNTS and _is_more_than(value, 9))]
         odd = [value for value in odd if not (name.startswith(("on_", "refit")) and callable(value))]  # its own errors
+        odd = [value for value in odd if not (name == "show_progress_bar" and value is True)]  # tqdm's thread stays
         odd = [value for value in odd if not (name == "n_jobs" and _is_more_than(value, 1))]  # no processes
         return st.sampled_from([*pools[name], *pools[name], *odd]) if pools[name] else st.sampled_from(odd)
 
