@@ -204,9 +204,9 @@ def ended(process, seconds=120):
     return process.exitcode
 
 
-def stopped_with(process, code, pattern):
-    """Tell whether a command went through, or ended with a code and words and without a traceback."""
-    found, text = ended(process), said(process)
+def stopped_with(process, code, pattern, seconds=120):
+    """Tell whether a command went through, or ended in time with a code and words and without a traceback."""
+    found, text = ended(process, seconds), said(process)
     told = "Traceback" not in text and (found == 0 or (found == code and re.search(pattern, text) is not None))
     if not told:
         print(f"exit code {found}, not told as it should be:\n{text}", file=sys.stderr)
@@ -410,7 +410,7 @@ def out_of_memory(one):
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         size = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
         resource.prlimit(process.pid, resource.RLIMIT_AS, (size, size))
-    return stopped_with(process, 2, f"memory.*{GOES_ON}")
+    return stopped_with(process, 2, f"(memory|failed to map).*{GOES_ON}", 30)
 
 
 def children(pid):

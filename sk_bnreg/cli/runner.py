@@ -167,7 +167,7 @@ class Runner:
         except (MemoryError, BrokenExecutor) as error:
             what = "The memory was full" if isinstance(error, MemoryError) else "A worker died, maybe of a full memory"
             raise OSError(f"{what}: give it more, or take fewer rows or --jobs. {left}") from error
-        except OSError as error:
+        except (OSError, ImportError) as error:  # a library may find no place in memory
             raise OSError(f"{str(error).removesuffix('.')}. {left}") from error
 
     @contextmanager

@@ -205,6 +205,7 @@ def test_ctrl_c_keeps_what_is_finished(two_columns, tmp_path, call, small_networ
     ("error", "told"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device. "),
+        (ImportError("failed to map segment"), "failed to map segment. "),
         (MemoryError(), "The memory was full: give it more, or take fewer rows or --jobs. "),
         (BrokenProcessPool(), "A worker died, maybe of a full memory: give it more, or take fewer rows or --jobs. "),
     ],
