@@ -167,6 +167,8 @@ class Runner:
         except (MemoryError, BrokenExecutor) as error:
             what = "The memory was full" if isinstance(error, MemoryError) else "A worker died, maybe of a full memory"
             raise OSError(f"{what}: give it more, or take fewer rows or --jobs. {left}") from error
+        except ModuleNotFoundError:  # an extra is not installed, which `main` tells
+            raise
         except (OSError, ImportError) as error:  # a library may find no place in memory
             raise OSError(f"{str(error).removesuffix('.')}. {left}") from error
 
@@ -226,8 +228,10 @@ class Runner:
             self.say(f"Dask at {address}: {len(cores)} workers with {sum(cores.values())} threads")
             try:
                 yield
-            except CancelledError:
-                raise OSError(f"The Dask scheduler at {address} was lost.") from None
+            except (CancelledError, OSError) as error:
+                if isinstance(error, OSError) and client.status == "running":
+                    raise
+                raise OSError(f"The Dask scheduler at {address} was lost.") from error
         for logger, level in zip(tracebacks, levels, strict=True):
             logger.setLevel(level)
 
