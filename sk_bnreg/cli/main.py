@@ -50,16 +50,17 @@ for command, example in _EXAMPLES.items():
 def main() -> None:
     """Run the command.
 
-    A wrong argument, a file that is not there or an extra that is not installed is told in
+    A wrong argument, a file that is not there, an extra that is not installed or a full memory is told in
     one sentence, with exit code 2, as typer does for options that it checks itself.
     """
     try:
         app()
     # anything else is a bug of ours, and needs its traceback
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
         # the estimators need none of the extras, so only a command can find one missing
         of = {"dask": "dask", "distributed": "dask", "onnx": "onnx", "skl2onnx": "onnx"}
         extras = of.get(getattr(error, "name", None) or "", "study,optuna")
         remedy = f". pip install 'sk_bnreg[{extras}]'" if isinstance(error, ModuleNotFoundError) else ""
-        Console(stderr=True, style="red", markup=False, highlight=False).print(f"{error}{remedy}")
+        said = "The memory was full: give it more, or take fewer rows." if isinstance(error, MemoryError) else error
+        Console(stderr=True, style="red", markup=False, highlight=False).print(f"{said}{remedy}")
         raise SystemExit(2) from None

@@ -133,3 +133,12 @@ def test_a_missing_extra_is_named(call, monkeypatch, missing, arguments, extras)
     done = call("wine", *options, command=command)
     assert done.returncode == 2
     assert f"pip install 'sk_bnreg[{extras}]'" in done.stderr
+
+
+def test_a_memory_that_a_table_fills_is_told(mixed, call, monkeypatch):
+    def full(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr("sk_bnreg.study.tables.read_frame", full)
+    done = call(mixed / "mixed.csv")
+    assert (done.returncode, done.stderr.strip()) == (2, "The memory was full: give it more, or take fewer rows.")
