@@ -48,6 +48,8 @@ class StackedSearch(Documented, BaseSearchCV):
         """
         check_numbers(self.get_params(deep=False))
         self._validate_params()
+        if self.error_score != "raise" and np.isinf(self.error_score):  # no mean of folds has a deviation then
+            raise ValueError(f"error_score must be 'raise', nan or a finite number, got {self.error_score!r}.")
         scorer, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
         if y is not None:

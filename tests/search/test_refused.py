@@ -60,6 +60,12 @@ def test_numbers_that_numpy_has_no_type_for_are_refused(name, number):
         search.fit(X, y)
 
 
+@pytest.mark.parametrize("infinite", [np.inf, -np.inf])
+def test_a_failed_fit_can_count_as_no_infinite_score(infinite):
+    with pytest.raises(ValueError, match="error_score must be 'raise', nan or a finite number, got -?inf"):
+        StackedGridSearchCV(tiny(), {"l2": [0.1]}, error_score=infinite).fit(X, y)
+
+
 def test_a_search_space_of_no_network_is_refused():
     with pytest.raises(ValueError, match="'solver' parameter of BNMLPClassifier must be"):
         search_space(tiny().set_params(solver="x"))
