@@ -62,7 +62,7 @@ def test_numbers_that_numpy_has_no_type_for_are_refused(name, number):
 
 @pytest.mark.parametrize("infinite", [np.inf, -np.inf])
 def test_a_failed_fit_can_count_as_no_infinite_score(infinite):
-    with pytest.raises(ValueError, match="error_score must be 'raise', nan or a finite number, got -?inf"):
+    with pytest.raises(ValueError, match=r"error_score must be 'raise', nan or a finite number, got -?inf"):
         StackedGridSearchCV(tiny(), {"l2": [0.1]}, error_score=infinite).fit(X, y)
 
 
