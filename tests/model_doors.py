@@ -25,7 +25,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sk_bnreg import BNMLPClassifier, BNMLPRegressor, NormRecorder, diagnose, fit_stack, load_model, save_model, to_onnx
 
 ALL_TARGETS = [(kind, target) for kind, targets in TARGETS.items() for target in targets]
-# sums of weights of 1e308 overflow in scikit-learn's scores
+# sums of weights of 1e308, and squares of 1e200, overflow in scikit-learn's scores
 ODD_WEIGHTS = st.sampled_from(sorted(set(WEIGHTS) - {"1e308"}))
 ODD_X, ODD_Y = st.sampled_from(sorted(X_CHANGES)), st.sampled_from(sorted(Y_CHANGES))
 
@@ -45,7 +45,7 @@ def questions(draw):
         kind, target, draw(st.sampled_from([5, 1, 2, 12])), draw(st.sampled_from([3, 3, 3, 2, 4])), X=draw(ODD_X)
     )
     if draw(st.booleans()):
-        case.y, case.weight = draw(ODD_Y), draw(ODD_WEIGHTS)
+        case.y, case.weight = draw(ODD_Y.filter(lambda change: change != "1e200")), draw(ODD_WEIGHTS)
     dtype = draw(st.sampled_from(["float32", "float64"]))
     return case, draw(st.booleans()), dtype, draw(st.sampled_from(methods))
 
