@@ -70,9 +70,13 @@ def dask_client():
     from processes import FORKED
 
     forkserver.ensure_running()  # with what FORKED imports: Dask would have it import Dask alone
-    # a worker that is killed is followed by another, for which this holds too
+    settings = {
+        # a worker that is killed is followed by another, for which this holds too
+        "distributed.worker.multiprocessing-method": FORKED.get_start_method(),
+        "distributed.scheduler.work-stealing": False,  # what another worker takes over is sent once more
+    }
     with (
-        dask.config.set({"distributed.worker.multiprocessing-method": FORKED.get_start_method()}),
+        dask.config.set(settings),
         LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):

@@ -50,8 +50,8 @@ for command, example in _EXAMPLES.items():
 def main() -> None:
     """Run the command.
 
-    A wrong argument, a file that is not there, an extra that is not installed or a full memory is told in
-    one sentence, with exit code 2, as typer does for options that it checks itself.
+    A wrong argument, a file that is not there, an extra that is not installed or a full memory is told
+    in one sentence, with exit code 2, as typer does for options that it checks itself.
     """
     try:
         app()
