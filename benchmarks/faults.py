@@ -52,7 +52,7 @@ from sk_bnreg.cli.main import main as command_line
 
 PROCESSES = multiprocessing.get_context("forkserver")  # forks of a process that has imported all and trained
 PROCESSES.set_forkserver_preload(
-    ["faults", "skops.io", "statsmodels.stats.multitest", "torch._dynamo", "alembic.command", "psycopg2",
+    ["faults", "skops.io", "torch._dynamo", "alembic.command", "psycopg2",
      "optuna.storages._rdb.models", "distributed.nanny", "distributed.worker"]
 )  # fmt: skip
 TIMES = ["seconds", "elapsed", "n_fits"]
