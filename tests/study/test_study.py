@@ -53,7 +53,7 @@ def fit_plainly(model, name, candidate, seed, X, y):
 
 
 @pytest.mark.parametrize(
-    ("schemes", "n_candidates"), [(DEFAULT_SCHEMES, 3), (("plain", "dropout", "bn+l2", "bn+l2+dropout"), 5)]
+    ("schemes", "n_candidates"), [(DEFAULT_SCHEMES, 4), (("plain", "dropout", "bn+l2", "bn+l2+dropout"), 5)]
 )
 def test_equals_a_plain_nested_loop(table, schemes, n_candidates):
     """Every candidate's inner score, a log loss; that the best one is chosen, and its accuracy on the test rows."""
@@ -219,22 +219,22 @@ def test_groups_stay_together_and_weights_reach_fit_and_score():
 def test_progress_counts_network_fits(table):
     seen = []
     study = compare_schemes(
-        BNMLPClassifier(**SMALL), *table, cv=2, n_candidates=3, inner_cv=2, budgets=(0, 1, 10), random_state=0, **ONCE,
+        BNMLPClassifier(**SMALL), *table, cv=2, n_candidates=4, inner_cv=2, budgets=(0, 0.1, 1, 10), random_state=0, **ONCE,
         on_progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
-    # of the three budgets one is 0: plain and l2 share a network with it, bn and the two above it another
-    different = 5 * 3 - 3
+    # of the four budgets one is 0: plain and l2 share a network with it, bn and the two above it another
+    different = 5 * 4 - 3
     assert seen[0] == (0, 2 * (different * 2 + 5))
     done, total = np.array(seen).T
     assert (np.diff(done) >= 0).all()
     assert (done <= total).all()
     # the best scheme's candidates once more, on all rows
-    assert seen[-1] == (study.n_fits + 3 * 2,) * 2
+    assert seen[-1] == (study.n_fits + 4 * 2,) * 2
 
 
 def test_adam_in_loss_mode_tries_l2_itself(table):
     study = compare_schemes(
-        BNMLPClassifier(l2_mode="loss", **SMALL), *table, cv=2, n_candidates=3, inner_cv=2, random_state=0, **ONCE
+        BNMLPClassifier(l2_mode="loss", **SMALL), *table, cv=2, n_candidates=4, inner_cv=2, random_state=0, **ONCE
     )
     penalised = study.frame[study.frame["scheme"] == "bn+l2"]
     assert penalised["budget"].isna().all()
@@ -336,9 +336,9 @@ def _shared(study):
 
 def test_networks_that_mean_the_same_are_trained_once(table):
     study = compare_schemes(
-        BNMLPClassifier(**SMALL), *table, cv=2, n_candidates=3, inner_cv=2, budgets=(0,), random_state=0, **ONCE
+        BNMLPClassifier(**SMALL), *table, cv=2, n_candidates=4, inner_cv=2, budgets=(0,), random_state=0, **ONCE
     )
-    assert study.n_fits == 2 * (2 * 3 * 2 + 2)
+    assert study.n_fits == 2 * (2 * 4 * 2 + 2)
     scores = study.frame.pivot(index="fold", columns="scheme", values="score")
     assert (scores["bn"] == scores["bn+l2"]).all()
     assert (scores["plain"] == scores["l2"]).all()
@@ -347,7 +347,7 @@ def test_networks_that_mean_the_same_are_trained_once(table):
 def test_an_l2_may_follow_another_schemes(table):
     schemes = {"l2": SCHEMES["l2"], "fifth": SCHEMES["bn+l2"] | {"l2": TunedL2("l2", 0.2)}}
     study = compare_schemes(
-        BNMLPClassifier(**SMALL), *table, schemes=schemes, cv=3, n_candidates=3, inner_cv=2, random_state=0, **ONCE
+        BNMLPClassifier(**SMALL), *table, schemes=schemes, cv=3, n_candidates=4, inner_cv=2, random_state=0, **ONCE
     )
     l2 = study.frame.pivot(index="fold", columns="scheme", values="l2")
     np.testing.assert_allclose(l2["fifth"], 0.2 * l2["l2"])
