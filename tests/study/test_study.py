@@ -219,8 +219,8 @@ def test_groups_stay_together_and_weights_reach_fit_and_score():
 def test_progress_counts_network_fits(table):
     seen = []
     study = compare_schemes(
-        BNMLPClassifier(**SMALL), *table, cv=2, n_candidates=4, inner_cv=2, budgets=(0, 0.1, 1, 10), random_state=0, **ONCE,
-        on_progress=lambda done, total: seen.append((done, total)),
+        BNMLPClassifier(**SMALL), *table, cv=2, n_candidates=4, inner_cv=2, budgets=(0, 0.1, 1, 10), random_state=0,
+        on_progress=lambda done, total: seen.append((done, total)), **ONCE,
     )  # fmt: skip
     # of the four budgets one is 0: plain and l2 share a network with it, bn and the two above it another
     different = 5 * 4 - 3
